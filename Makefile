@@ -1,0 +1,43 @@
+# Two commands on a fresh machine (Debian with python3.11 and make): `make run`, `make test`. `make help` lists the rest.
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export OMP_NUM_THREADS := 1
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+.PHONY: help install run test test-slow test-containers check format clean
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+install: $(READY) ## Create .venv and install fedcosim with all it needs
+
+run: $(READY) ## Run experiments/quickstart.toml to a report
+	$(BIN)/fedcosim run experiments/quickstart.toml
+
+test: $(READY) ## Run the tests (minutes)
+	$(BIN)/pytest -m 'not slow and not containers'
+
+test-slow: $(READY) ## Run the tests that take minutes each
+	$(BIN)/pytest -m slow
+
+test-containers: $(READY) ## Run the tests that need a container engine
+	$(BIN)/pytest -m containers
+
+check: $(READY) ## Lint, check formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p $(VENV)/typecheck && ln -sfn "$(CURDIR)" $(VENV)/typecheck/fedcosim
+	cd $(VENV)/typecheck && MYPYPATH=. ../bin/mypy --config-file fedcosim/pyproject.toml --cache-dir ../mypy -p fedcosim
+
+format: $(READY) ## Format the code and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the virtual environment and caches, not the runs
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

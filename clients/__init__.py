@@ -1,0 +1,1 @@
+"""What one client does: its data, its model, its local training, its state between rounds."""

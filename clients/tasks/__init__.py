@@ -1,0 +1,1 @@
+"""Local objectives: what training and evaluating on one client mean."""

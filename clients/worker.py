@@ -1,0 +1,125 @@
+"""The Ray actor that hosts the ClientApp for many virtual clients, a chunk of a cohort at a time."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app.metadata import Metadata
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+
+from ..core.records import Layout, WeightedMean, array_bytes, check_update, layout, private_copy
+from .state import StateRef, StateStore
+
+COHORT = "fedcosim.cohort"  # the record of a reply that says which clients it speaks for
+
+
+@dataclass(frozen=True)
+class Job:
+    """One message to one client, without its content, which all jobs of a chunk share."""
+
+    metadata: Metadata
+    client: int
+    state: StateRef | None
+
+
+@dataclass
+class ChunkReply:
+    """What came of a chunk: one reply a job, or one mean of all valid ones, and error replies; new client states."""
+
+    messages: list[Message] = field(default_factory=list)
+    states: dict[int, StateRef] = field(default_factory=dict)
+
+
+class Worker:
+    """Hosts a ClientApp. One thread, one model, one client after another.
+
+    Parameters
+    ----------
+    client_app : ClientApp
+        Any Flower ClientApp.
+    run_config : mapping
+        What every client finds in its context.
+    num_clients : int
+        How many clients there are in the federation.
+    state_root : str
+        Folder of the run's client state.
+    """
+
+    def __init__(
+        self, client_app: ClientApp, run_config: Mapping[str, bool | float | int | str], num_clients: int, state_root: str
+    ) -> None:
+        self._app, self._run_config, self._num_clients = client_app, dict(run_config), num_clients
+        self._states = StateStore(Path(state_root))
+
+    def handle(self, content: RecordDict, jobs: list[Job], generation: int, average: bool) -> ChunkReply:
+        """Run the app for every job of a chunk.
+
+        Parameters
+        ----------
+        content : RecordDict
+            What the server sent to all of these clients.
+        generation : int
+            The generation that new client states get.
+        average : bool
+            Reply with the weighted mean of the clients' updates instead of every one.
+
+        Returns
+        -------
+        ChunkReply
+            A client whose app raised, or whose update is unusable, is in it as a Flower error reply; its state is as before.
+        """
+        reply, mean = ChunkReply(), WeightedMean()
+        expected = {key: spec for record in content.array_records.values() for key, spec in layout(record).items()}
+        merged: list[tuple[Message, ConfigRecord]] = []
+        for job in jobs:
+            message = Message(private_copy(content), metadata=job.metadata)  # type: ignore[call-overload]
+            try:
+                answer, note = self._run(message, job, expected, generation, reply.states)
+            except Exception:
+                error = Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=traceback.format_exc())
+                answer = Message(error, reply_to=message)
+            if answer.has_error():
+                reply.messages.append(answer)
+            elif average:
+                mean.add(answer.content)
+                merged.append((message, note))
+            else:
+                answer.content = private_copy(answer.content, arrays=True)
+                answer.content[COHORT] = note
+                reply.messages.append(answer)
+        if merged:
+            reply.messages.insert(0, _merged(mean, merged))
+        return reply
+
+    def _run(
+        self, message: Message, job: Job, expected: Layout, generation: int, states: dict[int, StateRef]
+    ) -> tuple[Message, ConfigRecord]:
+        """Run one job; return the answer and a note on it. A new state is saved only once the answer is known to be good."""
+        started = time.perf_counter()
+        config = {"partition-id": job.client, "num-partitions": self._num_clients}
+        state = self._states.load(job.client, job.state)
+        context = Context(message.metadata.run_id, job.client, config, state, self._run_config)  # type: ignore[arg-type]
+        answer = self._app(message, context)
+        size = 0
+        if answer.has_content():
+            size = array_bytes(answer.content)
+            if message.metadata.message_type.startswith("train"):
+                check_update(answer.content, expected)
+                if context.state:
+                    states[job.client] = self._states.save(job.client, generation, context.state)
+        return answer, ConfigRecord({"clients": [job.client], "bytes": [size], "seconds": [time.perf_counter() - started]})
+
+
+def _merged(mean: WeightedMean, merged: list[tuple[Message, ConfigRecord]]) -> Message:
+    """Make the one reply that stands for several clients."""
+    content, notes = mean.content(), [note for _, note in merged]
+    joined: dict[str, Any] = {key: [value for note in notes for value in note[key]] for key in notes[0]}  # type: ignore[union-attr]
+    content[COHORT] = ConfigRecord(joined)
+    return Message(content, reply_to=merged[0][0])

@@ -1,0 +1,1 @@
+"""What every part stands on: errors, options and their registries, records of arrays, random streams."""

@@ -1,0 +1,1 @@
+"""Runs experiments and tells people about them."""

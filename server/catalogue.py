@@ -1,0 +1,43 @@
+"""What a spec can name: strategies, models, data sources, with their options as JSON Schema properties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..clients.data import SOURCES, DataOptions
+from ..clients.data.source import source
+from ..clients.models import MODELS
+from ..core.options import Options, Registry
+from ..strategies import STRATEGIES
+
+Entry = dict[str, Any]
+
+
+def _registered(registry: Registry[Any]) -> list[Entry]:
+    return [_entry(name, registry.options(name)) for name in registry.names()]
+
+
+def _entry(name: str, options: type[Options]) -> Entry:
+    properties = {key: value for key, value in options.model_json_schema().get("properties", {}).items() if key != "name"}
+    return {"name": name, "summary": (options.__doc__ or "").strip().splitlines()[0], "options": properties}
+
+
+def _sources() -> list[Entry]:
+    summaries = {name: (source(name).__doc__ or "").splitlines()[0] for name in SOURCES}
+    return [
+        {"name": name, "summary": summary, "options": _entry(name, DataOptions)["options"]}
+        for name, summary in summaries.items()
+    ]
+
+
+CATALOGUE: dict[str, Callable[[], list[Entry]]] = {
+    "strategies": lambda: _registered(STRATEGIES),
+    "models": lambda: _registered(MODELS),
+    "data": _sources,
+}
+
+
+def catalogue(kind: str) -> list[Entry]:
+    """Return all entries of one kind: name, one-line summary, options."""
+    return CATALOGUE[kind]()

@@ -1,0 +1,142 @@
+"""The command line. With --json, stdout is one JSON document and nothing else; progress goes to stderr.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (with a checkpoint to resume from).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..core.errors import FedcosimError, RunError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field of the spec; repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
+Runs = Annotated[Path, typer.Option("--out", help="Folder in which run directories are made.")]
+
+stderr = Console(stderr=True)
+stdout = Console()
+
+
+@app.command()
+def run(
+    spec: Annotated[Path, typer.Argument(help="The experiment, a TOML file.")],
+    overrides: Set = None,
+    out: Runs = Path("runs"),
+    run_id: Annotated[str | None, typer.Option("--id", help="The run's id; made up when absent.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run an experiment: train, evaluate, record, report."""
+    from . import run as runner
+    from .display import display
+    from .spec import load
+
+    experiment = load(spec, overrides or ())
+    folder = runner.run(experiment, out, run_id, [display(experiment, stderr)])
+    _show(folder, as_json)
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="A run's directory or id.")], overrides: Set = None, as_json: Json = False
+) -> None:
+    """Go on with an interrupted or failed run, or with a finished one for more rounds."""
+    from . import run as runner
+    from .display import display
+    from .record import find_run
+
+    folder = find_run(run)
+    experiment = runner.resumable(folder, overrides or ())
+    runner.resume(folder, experiment, [display(experiment, stderr)])
+    _show(folder, as_json)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories or ids.")],
+    out: Annotated[Path, typer.Option("--html", help="Where the comparison with its curves goes.")] = Path("comparison.html"),
+    as_json: Json = False,
+) -> None:
+    """Set runs side by side: final figures, paired differences over seeds, accuracy against bytes."""
+    from .record import find_run
+    from .report import comparison, print_comparison, write_comparison
+
+    folders = [find_run(run) for run in runs]
+    result = comparison(folders)
+    path = write_comparison(folders, out)
+    if as_json:
+        _print_json(result.as_dict() | {"html": str(path)})
+    else:
+        print_comparison(result, stdout)
+        stdout.print(f"Curves: {path}")
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run's directory or id.")]) -> None:
+    """Write a run's report.html again."""
+    from .record import find_run
+    from .report import write_report
+
+    stdout.print(str(write_report(find_run(run))), soft_wrap=True)
+
+
+@app.command("list")
+def list_(kind: Annotated[str, typer.Argument(help="strategies, models or data.")], as_json: Json = False) -> None:
+    """List what a spec can name, with its options."""
+    from .catalogue import CATALOGUE, catalogue
+
+    if kind not in CATALOGUE:
+        raise RunError(f"list {kind!r}: unknown kind; choose one of {', '.join(CATALOGUE)}")
+    entries = catalogue(kind)
+    if as_json:
+        _print_json(entries)
+        return
+    table = Table("name", "what", "options")
+    for entry in entries:
+        fields = [f"{name} = {field['default']!r}" if "default" in field else name for name, field in entry["options"].items()]
+        table.add_row(entry["name"], entry["summary"], ", ".join(fields))
+    stdout.print(table)
+
+
+def _show(folder: Path, as_json: bool) -> None:
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    if as_json:
+        _print_json(result)
+        return
+    final = result["final"]
+    table = Table(title=f"{result['id']}: {result['status']}" + (f" ({result['reason']})" if result["reason"] else ""))
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in final.items():
+        if value is not None:
+            table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    stdout.print(table)
+    stdout.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
+
+
+def _print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=1) + "\n")
+
+
+def main() -> None:
+    """Run the command line; errors of ours become sentences on stderr and an exit code."""
+    try:
+        app()
+    except FedcosimError as error:
+        stderr.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        stderr.print("interrupted; go on with `fedcosim resume`")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

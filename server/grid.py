@@ -1,0 +1,334 @@
+"""RayGrid: Flower's Grid over Ray actors.
+
+A round's model is put into Ray's object store once. The cohort is cut into chunks that depend on the cohort alone, never on
+the workers; workers take chunks largest first and reply once a chunk. Replies are yielded in chunk order as they arrive, so
+that sums over them are the same however many workers there are. A worker that dies costs its chunk a retry.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from flwr.app import Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from ray.exceptions import RayError
+
+from ..clients.state import StateRef, StateStore
+from ..clients.worker import ChunkReply, Job, Worker
+from ..core.errors import RunError, SpecError
+from ..core.records import lazy
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+START_TIMEOUT_S = 180
+QUEUED_PER_WORKER = 2  # one in work, one waiting: a worker never idles for the driver
+
+
+@dataclass
+class Chunk:
+    """Some messages of a round with one content, handed to a worker together."""
+
+    turn: int
+    messages: list[Message]
+    content: ray.ObjectRef
+    attempts: int = 0
+
+
+class RayGrid(Grid):
+    """A Flower Grid whose nodes are virtual clients in Ray actors; node id = client id.
+
+    Parameters
+    ----------
+    client_app : ClientApp
+        Any Flower ClientApp; runs in the workers.
+    run_config : mapping
+        What every client finds in `context.run_config`.
+    num_clients : int
+        Nodes 0 to num_clients - 1 exist.
+    state_root : Path
+        Folder for client state that all workers can reach.
+    sizes : sequence of int, optional
+        Cost of a client, its training samples say; chunks are balanced by it. All equal when absent.
+    average : bool
+        Let workers average the train replies of a chunk. For strategies that use nothing but the weighted mean.
+    workers, retries, chunk : int
+        See `EngineOptions`.
+    run_id : int
+        Any number; Flower puts it into every message.
+    """
+
+    def __init__(
+        self,
+        client_app: ClientApp,
+        run_config: Mapping[str, bool | float | int | str],
+        num_clients: int,
+        state_root: Path,
+        *,
+        sizes: Sequence[int] | None = None,
+        average: bool = False,
+        workers: int | None = None,
+        retries: int = 2,
+        chunk: int | None = None,
+        run_id: int = 1,
+    ) -> None:
+        self.num_clients, self.average, self.retries, self.chunk = num_clients, average, retries, chunk
+        self.sizes = list(sizes) if sizes is not None else [1] * num_clients
+        self.states: dict[int, StateRef] = {}
+        self.generation = 0
+        self._store = StateStore(state_root)
+        self._fresh: dict[int, StateRef] = {}
+        self._superseded: dict[int, StateRef | None] = {}
+        self._pushed: dict[str, Message | None] = {}
+        self._flights: list[_Flight] = []
+        self.set_run(Run.create_empty(run_id))
+        cpus = int(ray.cluster_resources().get("CPU", 0))
+        self.num_workers = workers or max(cpus, 1)
+        if self.num_workers > cpus:
+            raise SpecError(f"engine.workers = {workers}: Ray has {cpus} CPUs here, a worker takes one; choose 1 to {cpus}")
+        actor: Any = ray.remote(num_cpus=1, max_restarts=-1, runtime_env={"env_vars": ONE_THREAD})(Worker)
+        arguments = (client_app, dict(run_config), num_clients, str(state_root.resolve()))
+        self._workers: list[Any] = [actor.remote(*arguments) for _ in range(self.num_workers)]
+        started = [worker.__ray_ready__.remote() for worker in self._workers]
+        ready, _ = ray.wait(started, num_returns=len(started), timeout=START_TIMEOUT_S)
+        if len(ready) < len(started):
+            self.close()
+            raise RunError(
+                f"engine.workers = {self.num_workers}: only {len(ready)} could be started within {START_TIMEOUT_S} s; "
+                f"{ray.available_resources().get('CPU', 0):.0f} of Ray's {cpus} CPUs are free"
+            )
+
+    def set_run(self, run: Run) -> None:
+        """Set the run, and make this process the one that Flower's messages come from."""
+        self._run = run
+        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = run.run_id, 1, SUPERLINK_NODE_ID
+
+    @property
+    def run(self) -> Run:
+        """Information about the run."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Make a message; Flower's `Message` does the same."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return all client ids, in order."""
+        return range(self.num_clients)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Run messages on their clients and yield replies while others are still in work.
+
+        Yields
+        ------
+        Message
+            Replies in chunk order: one a client or, where the grid averages, one a chunk. A client that raised, whose worker
+            kept dying, or that had not replied after `timeout` seconds is a Flower error reply.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        flight = _Flight(self, list(messages), self.average)
+        while not flight.done:
+            yield from flight.advance(deadline)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Start messages without waiting; replies are never averaged."""
+        messages = list(messages)
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = f"{self._run.run_id}.{len(self._pushed)}"
+            self._pushed[message.metadata.message_id] = None
+        self._flights.append(_Flight(self, messages, average=False))
+        return [message.metadata.message_id for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return those replies to pushed messages that have arrived; each is returned once."""
+        for flight in self._flights:
+            for reply in flight.advance(time.monotonic(), expire=False):
+                self._pushed[reply.metadata.reply_to_message_id] = reply
+        self._flights = [flight for flight in self._flights if not flight.done]
+        arrived = [i for i in message_ids if self._pushed.get(i) is not None]
+        return [self._pushed.pop(i) for i in arrived]  # type: ignore[misc]
+
+    def hand(self, worker: int, content: ray.ObjectRef, jobs: list[Job], average: bool) -> ray.ObjectRef:
+        """Give jobs to one worker; return where its `ChunkReply` will be."""
+        return self._workers[worker].handle.remote(content, jobs, self.generation + 1, average)
+
+    def keep(self, states: Mapping[int, StateRef]) -> None:
+        """Note client states of good replies; they count from the next `commit` on."""
+        self._fresh |= states
+
+    def restart(self, workers: Iterable[int]) -> None:
+        """Kill worker processes; Ray starts them anew."""
+        for worker in workers:
+            ray.kill(self._workers[worker], no_restart=False)
+
+    def commit(self) -> dict[int, StateRef]:
+        """Make the client states of this round's good replies the ones that count; return all that count."""
+        self._superseded = {client: self.states.get(client) for client in self._fresh}
+        self.states |= self._fresh
+        self._fresh = {}
+        self.generation += 1
+        return dict(self.states)
+
+    def prune(self) -> None:
+        """Delete states of the last committed clients that neither this nor the previous commit refers to."""
+        for client, before in self._superseded.items():
+            self._store.prune(client, [ref for ref in (before, self.states[client]) if ref is not None])
+
+    def restore(self, states: Mapping[int, StateRef], generation: int) -> None:
+        """Continue from committed states, as a checkpoint holds them."""
+        self.states, self.generation, self._fresh = dict(states), generation, {}
+
+    def close(self) -> None:
+        """Stop the workers."""
+        for worker in self._workers:
+            ray.kill(worker)
+        self._workers = []
+
+    def worker_pids(self) -> list[int]:
+        """Return the process ids of the workers (on their nodes)."""
+        return ray.get([worker.__ray_call__.remote(lambda _: os.getpid()) for worker in self._workers])
+
+    def chunks(self, messages: list[Message]) -> list[list[Message]]:
+        """Cut a cohort into chunks of balanced cost, largest first; a function of the cohort, whatever its order.
+
+        Longest-processing-time-first into a fixed number of bins (Graham 1969): clients in descending cost, each into the bin
+        with the least so far.
+        """
+        cost = {m.metadata.dst_node_id: self.sizes[m.metadata.dst_node_id] for m in messages}
+        largest = self.chunk or min(5, max(1, len(messages) // 10))
+        bins: list[list[Message]] = [[] for _ in range(-(-len(messages) // largest))]
+        load = [0] * len(bins)
+        for message in sorted(messages, key=lambda m: (-cost[m.metadata.dst_node_id], m.metadata.dst_node_id)):
+            lightest = min(range(len(bins)), key=lambda i: (load[i], len(bins[i]), i))
+            bins[lightest].append(message)
+            load[lightest] += cost[message.metadata.dst_node_id]
+        return [bins[i] for i in sorted(range(len(bins)), key=lambda i: (-load[i], i))]
+
+
+class _Flight:
+    """Messages on their way: chunks waiting, in work, and arrived ahead of their turn."""
+
+    def __init__(self, grid: RayGrid, messages: list[Message], average: bool) -> None:
+        self._grid, self._average = grid, average
+        by_content: dict[int, list[Message]] = {}
+        for message in messages:  # strategies give the whole cohort one content object: it is put once
+            by_content.setdefault(id(message.content), []).append(message)
+        contents = [(ray.put(lazy(group[0].content)), group) for group in by_content.values()]
+        parts = [(messages, content) for content, group in contents for messages in grid.chunks(group)]
+        self._waiting = deque(Chunk(turn, messages, content) for turn, (messages, content) in enumerate(parts))
+        self._in_work: dict[ray.ObjectRef, tuple[Chunk, int]] = {}
+        self._queues: list[list[ray.ObjectRef]] = [[] for _ in range(grid.num_workers)]
+        self._outstanding = [1] * len(parts)  # parts of a turn still to arrive: more than one once a chunk was split
+        self._arrived: dict[int, list[tuple[int, list[Message]]]] = {}
+        self._next = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether every message has been answered."""
+        return self._next == len(self._outstanding)
+
+    def advance(self, deadline: float | None, expire: bool = True) -> Iterator[Message]:
+        """Hand out what can be handed out, wait for something to arrive, yield what is next in chunk order."""
+        self._hand_out()
+        wait = None if deadline is None else max(0.0, deadline - time.monotonic())
+        ready, _ = ray.wait(list(self._in_work), timeout=wait) if self._in_work else ([], [])
+        for ref in ready:
+            self._receive(ref)
+        if not ready and expire and deadline is not None and time.monotonic() >= deadline:
+            self._expire()
+        while not self.done and self._outstanding[self._next] == 0:
+            for _, messages in sorted(self._arrived.pop(self._next), key=lambda part: part[0]):
+                yield from messages
+            self._next += 1
+
+    def _hand_out(self) -> None:
+        window = 2 * QUEUED_PER_WORKER * len(self._queues)  # bounds what can arrive ahead of its turn
+        while self._waiting and self._waiting[0].turn < self._next + window:
+            worker = min(range(len(self._queues)), key=lambda i: len(self._queues[i]))
+            if len(self._queues[worker]) >= QUEUED_PER_WORKER:
+                return
+            chunk = self._waiting.popleft()
+            jobs = [
+                Job(m.metadata, m.metadata.dst_node_id, self._grid.states.get(m.metadata.dst_node_id)) for m in chunk.messages
+            ]
+            average = self._average and chunk.messages[0].metadata.message_type.startswith("train")
+            ref = self._grid.hand(worker, chunk.content, jobs, average)
+            self._queues[worker].append(ref)
+            self._in_work[ref] = (chunk, worker)
+
+    def _receive(self, ref: ray.ObjectRef) -> None:
+        chunk, worker = self._in_work.pop(ref)
+        in_hand = self._queues[worker][0] == ref
+        self._queues[worker].remove(ref)
+        try:
+            reply: ChunkReply = ray.get(ref)
+        except RayError as error:
+            chunk.attempts += in_hand  # what only stood in the dead worker's queue is not to blame
+            self._try_again(chunk, f"its worker process died: {type(error).__name__}: {error}")
+            return
+        self._grid.keep(reply.states)
+        self._arrive(chunk, reply.messages)
+
+    def _try_again(self, chunk: Chunk, reason: str) -> None:
+        """Hand a chunk out again; after too many deaths, its clients one by one, to find out whose fault it is."""
+        if chunk.attempts <= self._grid.retries:
+            self._waiting.appendleft(chunk)
+        elif len(chunk.messages) > 1:
+            self._outstanding[chunk.turn] += len(chunk.messages) - 1
+            self._waiting.extendleft(Chunk(chunk.turn, [message], chunk.content) for message in chunk.messages)
+        else:
+            self._fail(chunk, reason)
+
+    def _expire(self) -> None:
+        """Answer for all that is late, and restart the workers that are still at it."""
+        self._grid.restart({worker for _, worker in self._in_work.values()})
+        for chunk in [*self._waiting, *(chunk for chunk, _ in self._in_work.values())]:
+            self._fail(chunk, "no reply in time (federation.timeout_s)")
+        self._waiting.clear()
+        self._in_work.clear()
+
+    def _fail(self, chunk: Chunk, reason: str) -> None:
+        error = Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason)
+        self._arrive(chunk, [Message(error, reply_to=message) for message in chunk.messages])
+
+    def _arrive(self, chunk: Chunk, messages: list[Message]) -> None:
+        self._arrived.setdefault(chunk.turn, []).append((chunk.messages[0].metadata.dst_node_id, messages))
+        self._outstanding[chunk.turn] -= 1
+
+
+def start_ray(address: str, workers: int | None = None, **options: Any) -> None:
+    """Start Ray on this machine, or join a cluster.
+
+    Parameters
+    ----------
+    address : str
+        `local`, `auto` or `ray://host:port`, as in `[engine]`.
+    workers : int, optional
+        CPUs to give a local Ray; all there are when absent.
+
+    Raises
+    ------
+    SpecError
+        If there is no cluster at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
+    try:
+        if address == "local":
+            ray.init(address="local", num_cpus=workers or os.cpu_count(), include_dashboard=False, **quiet, **options)
+        else:
+            ray.init(address=address, **quiet, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise SpecError(f"engine.address = {address!r}: no Ray cluster can be joined there ({error})") from None

@@ -1,0 +1,304 @@
+"""What is known about a run, on disk: `runs/<id>/` with result.json, events.jsonl, spec.toml, log.txt and checkpoints.
+
+A round is reported (event, result.json) only after its checkpoint is durable: nothing that was said to have happened is lost.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+
+from ..clients.data import FederatedData
+from ..clients.state import StateRef, write_atomically
+from ..core.errors import RunError, SpecError, StateError
+from ..core.records import from_bytes, to_bytes
+from .report import write_report
+from .rounds import Evaluation, Outcome
+from .spec import Experiment, load
+
+SCHEMA = 1
+KEPT_CHECKPOINTS = 2
+
+
+def new_id(name: str) -> str:
+    """Make a run id: the experiment's name, the time, and four random hex digits."""
+    return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def now() -> str:
+    """Return the time as an ISO 8601 string in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Record:
+    """The record of one run; one process writes it at a time.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's directory.
+    spec : Experiment
+        What is run.
+
+    Raises
+    ------
+    RunError
+        If another process is writing this record.
+    """
+
+    def __init__(self, folder: Path, spec: Experiment) -> None:
+        self.folder, self.spec = folder, spec
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(folder)
+        self._events = (folder / "events.jsonl").open("a", encoding="utf-8")
+        self.result: dict[str, Any] = {
+            "schema": SCHEMA,
+            "id": folder.name,
+            "name": spec.name,
+            "status": "running",
+            "reason": None,
+            "spec": spec.to_dict(),
+            "versions": _versions(),
+            "started": now(),
+            "ended": None,
+            "rounds": [],
+            "final": {},
+            "clients": [],
+            "partition": None,
+            "artifacts": [],
+        }
+
+    @classmethod
+    def create(cls, runs: Path, spec: Experiment, run_id: str | None = None) -> Record:
+        """Start the record of a new run.
+
+        Raises
+        ------
+        RunError
+            If a run of that id exists, or the folder cannot be written.
+        """
+        folder = runs / (run_id or new_id(spec.name))
+        if (folder / "result.json").exists():
+            raise RunError(f"run {folder.name!r} exists already in {runs}; choose another id, or resume it")
+        try:
+            record = cls(folder, spec)
+            (folder / "spec.toml").write_text(spec.to_toml(), encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"{folder}: the run's directory cannot be written ({error.strerror})") from None
+        record.save()
+        record.event("started", id=folder.name)
+        return record
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append one line to events.jsonl."""
+        self._events.write(json.dumps({"time": now(), "event": kind, **fields}) + "\n")
+        self._events.flush()
+
+    def save(self) -> None:
+        """Write result.json atomically."""
+        write_atomically(self.folder / "result.json", json.dumps(self.result, indent=1, allow_nan=False).encode())
+
+    def add_partition(self, data: FederatedData) -> None:
+        """Note who holds what, and how far one gets without learning anything from the images."""
+        baseline = data.majority_accuracy()
+        self.result["final"]["majority_class"] = None if np.isnan(baseline).all() else float(np.nanmean(baseline))
+        self.result["partition"] = {"classes": data.classes, "train_label_counts": data.train_labels_histogram().tolist()}
+        self.result["clients"] = [
+            {
+                "client": client,
+                "accuracy": None,
+                "loss": None,
+                "num_train": int(data.num_train[client]),
+                "num_test": int(getattr(data, f"num_{self.spec.evaluate.split}")[client]),
+                "rounds": 0,
+                "device": None,
+            }
+            for client in range(data.num_clients)
+        ]
+
+    def add_round(self, outcome: Outcome) -> dict[str, Any]:
+        """Note a round; return its line. Not yet written: `checkpoint` and `save` do that."""
+        tally, evaluation = outcome.tally, outcome.evaluation
+        loss = None if outcome.metrics is None else outcome.metrics.get("train_loss")
+        summary: dict[str, float | None] = dict.fromkeys(Evaluation(accuracy=[0], num_examples=[1]).summary())
+        line = {
+            "round": outcome.round,
+            "train_loss": loss,
+            **(summary if evaluation is None else evaluation.summary()),
+            "bytes_up": tally.bytes_up,
+            "bytes_up_dense": tally.bytes_up,
+            "bytes_down": tally.bytes_down,
+            "wall_s": round(outcome.wall_s, 4),
+            "sim_s": None,
+            "energy_j": None,
+            "epsilon": None,
+            "sampled": len(tally.sampled),
+            "failed": [{"client": c, "error": e} for c, e in sorted(tally.failed + (evaluation.failed if evaluation else []))],
+        }
+        self.result["rounds"].append(line)
+        for client in tally.replied:
+            self.result["clients"][client]["rounds"] += 1
+        if evaluation is not None:
+            self._add_evaluation(evaluation, line)
+        rounds = self.result["rounds"]
+        sums = {key: sum(r[key] for r in rounds) for key in ("bytes_up", "bytes_up_dense", "bytes_down")}
+        unknown = dict.fromkeys(("sim_s", "energy_j", "epsilon"))
+        wall_s = round(sum(r["wall_s"] for r in rounds), 4)
+        self.result["final"] |= {"rounds": outcome.round, **sums, "wall_s": wall_s, **unknown}
+        return line
+
+    def _add_evaluation(self, evaluation: Evaluation, line: Mapping[str, Any]) -> None:
+        clients = self.result["clients"]
+        for i, client in enumerate(evaluation.clients):
+            clients[client] |= {"accuracy": evaluation.accuracy[i], "loss": evaluation.loss[i]}
+        accuracy = {key: value for key, value in line.items() if key.startswith("accuracy_")}
+        unevaluated = len(clients) - len(evaluation.clients)
+        self.result["final"] |= {**accuracy, "evaluated_round": line["round"], "unevaluated_clients": unevaluated}
+
+    def restore(self, result: Mapping[str, Any]) -> None:
+        """Go back to what a checkpoint knew."""
+        self.result |= {key: result[key] for key in ("rounds", "clients", "partition", "final", "started")}
+        self.event("resumed", rounds=len(result["rounds"]))
+
+    def finish(self, status: str, reason: str | None = None) -> None:
+        """Note how the run ended."""
+        self.result |= {"status": status, "reason": reason, "ended": now()}
+        self.save()
+        write_report(self.folder)
+        found = [
+            *self.folder.glob("report.html"),
+            *self.folder.glob("model.safetensors"),
+            *self.folder.glob("checkpoints/*.safetensors"),
+        ]
+        self.result["artifacts"] = sorted(str(path.relative_to(self.folder)) for path in found)
+        self.save()
+        self.event(status, reason=reason)
+
+    def close(self) -> None:
+        """Let another process write this record."""
+        self._events.close()
+        os.close(self._lock)
+
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after a round: global arrays, the strategy's memory, which client states count, and result.json so far."""
+
+    round: int
+    arrays: ArrayRecord
+    strategy: RecordDict
+    states: Mapping[int, StateRef]
+    result: Mapping[str, Any]
+
+    def to_content(self) -> RecordDict:
+        """Return the checkpoint as records."""
+        content = RecordDict({f"strategy.{name}": record for name, record in self.strategy.items()})
+        content["arrays"] = self.arrays
+        content["json"] = ConfigRecord({"states": json.dumps(self.states), "result": json.dumps(self.result)})
+        return content
+
+    @classmethod
+    def of(cls, number: int, content: RecordDict) -> Checkpoint:
+        """Undo `to_content`."""
+        strategy = {name.removeprefix("strategy."): record for name, record in content.items() if name.startswith("strategy.")}
+        text = content.config_records["json"]
+        states = {int(client): StateRef(*ref) for client, ref in json.loads(str(text["states"])).items()}
+        result = json.loads(str(text["result"]))
+        return cls(number, content.array_records["arrays"], RecordDict(strategy), states, result)
+
+
+class Checkpoints:
+    """A run's checkpoints: the last two, each one file with everything a resume needs, listed with checksums in a manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "checkpoints"
+        self._manifest = self.folder / "manifest.json"
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Make a round durable."""
+        self.folder.mkdir(exist_ok=True)
+        blob = to_bytes(checkpoint.to_content())
+        path = self.folder / f"round-{checkpoint.round:05d}.safetensors"
+        write_atomically(path, blob)
+        entry = {"round": checkpoint.round, "file": path.name, "sha256": sha256(blob).hexdigest()}
+        entries = [*(e for e in self._entries() if e["round"] < checkpoint.round), entry][-KEPT_CHECKPOINTS:]
+        write_atomically(self._manifest, json.dumps(entries, indent=1).encode())
+        for old in set(self.folder.glob("round-*.safetensors")) - {self.folder / e["file"] for e in entries}:
+            old.unlink()
+
+    def latest(self) -> Checkpoint | None:
+        """Return the newest intact checkpoint; None if the run has none.
+
+        Raises
+        ------
+        StateError
+            If there are checkpoints but all are damaged.
+        """
+        entries = self._entries()
+        for entry in reversed(entries):
+            path = self.folder / entry["file"]
+            blob = path.read_bytes() if path.exists() else b""
+            if sha256(blob).hexdigest() == entry["sha256"]:
+                return Checkpoint.of(entry["round"], from_bytes(blob))
+        if entries:
+            raise StateError(f"{self.folder}: no checkpoint is intact (checksums differ); the run cannot be resumed")
+        return None
+
+    def _entries(self) -> list[dict[str, Any]]:
+        return json.loads(self._manifest.read_text()) if self._manifest.exists() else []
+
+
+def find_run(run: Path, runs: Path = Path("runs")) -> Path:
+    """Return the directory of a run given as a path or as an id under `runs`.
+
+    Raises
+    ------
+    RunError
+        If there is no such run.
+    """
+    for folder in (run, runs / run):
+        if (folder / "spec.toml").is_file():
+            return folder
+    raise RunError(f"{run}: no run there (neither a run's directory nor an id in {runs}/)")
+
+
+def stored_spec(folder: Path) -> Experiment:
+    """Return the experiment a run was started with."""
+    try:
+        return load(folder / "spec.toml")
+    except SpecError as error:
+        raise SpecError([f"{folder / 'spec.toml'}: {problem}" for problem in error.problems]) from None
+
+
+def _versions() -> dict[str, str]:
+    packages = ("fedcosim", "flwr", "ray", "torch", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _lock(folder: Path) -> int:
+    handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise RunError(f"{folder}: another process is writing this run") from None
+    return handle

@@ -1,0 +1,257 @@
+"""The round loop, for any Flower Strategy on any Flower Grid.
+
+`Strategy.start` counts from round 1 to the end in one go. Here every round is a step that can be the first, be checkpointed,
+be judged and be the last; the strategy itself is driven through its public `configure_*` and `aggregate_*` only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from ..clients.worker import COHORT
+from ..core.errors import PayloadError, RoundError
+from ..core.records import WEIGHT_KEY, WeightedMean, array_bytes, as_laid_out, check_update, layout
+from ..core.seeds import seed_globals
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Which node of a grid is which client, and who can take part in what.
+
+    Attributes
+    ----------
+    client_of : dict of int to int
+        Client id by node id.
+    trainable, testable : sequence of int
+        Node ids, in client order, with training and with evaluation data.
+    """
+
+    client_of: dict[int, int]
+    trainable: Sequence[int]
+    testable: Sequence[int]
+
+
+class RosterView(Grid):
+    """A grid on which only some nodes are seen, in a fixed order; sampling from it depends on the seed alone."""
+
+    def __init__(self, grid: Grid, node_ids: Sequence[int]) -> None:
+        self._grid, self._node_ids = grid, node_ids
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the visible nodes."""
+        return self._node_ids
+
+    @property
+    def run(self):
+        """The grid's run."""
+        return self._grid.run
+
+    def set_run(self, run) -> None:
+        """Set the grid's run."""
+        self._grid.set_run(run)
+
+    def create_message(self, *args, **kwargs) -> Message:
+        """Make a message of the grid."""
+        return self._grid.create_message(*args, **kwargs)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Push to the grid."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Pull from the grid."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Send on the grid."""
+        return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+@dataclass
+class Tally:
+    """What was counted while a round's replies went by."""
+
+    sampled: list[int] = field(default_factory=list)
+    replied: list[int] = field(default_factory=list)
+    failed: list[tuple[int, str]] = field(default_factory=list)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    client_seconds: float = 0.0
+
+
+@dataclass
+class Evaluation:
+    """Every client's result on its own held-out data after a round; arrays are in the order of `clients`."""
+
+    clients: list[int] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    num_examples: list[int] = field(default_factory=list)
+    failed: list[tuple[int, str]] = field(default_factory=list)
+
+    def summary(self) -> dict[str, float]:
+        """Return mean, std (population), percentiles and worst over clients, and the mean over samples (fractions)."""
+        accuracy, weights = np.array(self.accuracy), np.array(self.num_examples)
+        return {
+            "accuracy_mean": float(accuracy.mean()),
+            "accuracy_std": float(accuracy.std()),
+            "accuracy_p10": float(np.percentile(accuracy, 10)),
+            "accuracy_p90": float(np.percentile(accuracy, 90)),
+            "accuracy_worst": float(accuracy.min()),
+            "accuracy_weighted": float(np.average(accuracy, weights=weights)),
+        }
+
+
+@dataclass
+class Outcome:
+    """One finished round: the new global arrays, the strategy's metrics, what was counted, and the evaluation, if any."""
+
+    round: int
+    arrays: ArrayRecord
+    metrics: MetricRecord | None
+    tally: Tally
+    wall_s: float
+    evaluation: Evaluation | None = None
+
+
+Progress = Callable[[int, str, int, int], None]  # round, "train" or "evaluate", clients done, clients in all
+
+
+@dataclass
+class Rounds:
+    """The loop's settings.
+
+    Attributes
+    ----------
+    average : bool
+        The strategy uses nothing but the weighted mean of its replies: fold them into one as they arrive.
+    evaluate_every : int
+        Evaluate after every this many rounds and after the last.
+    min_reply_fraction : float
+        A round with fewer valid replies than this share of its cohort raises.
+    timeout_s : float
+        Time for the replies of one round.
+    progress : callable
+        Told whenever replies have come in.
+    """
+
+    strategy: Strategy
+    grid: Grid
+    roster: Roster
+    seed: int
+    last: int
+    average: bool = False
+    evaluate_every: int = 1
+    min_reply_fraction: float = 0.5
+    timeout_s: float = 3600.0
+    progress: Progress = lambda *_: None
+
+    def run(self, arrays: ArrayRecord, first: int = 1) -> Iterator[Outcome]:
+        """Train and evaluate, from round `first` to `last`; the caller may stop after any round.
+
+        Raises
+        ------
+        RoundError
+            If too few clients of a round replied with something usable.
+        """
+        for number in range(first, self.last + 1):
+            started = time.perf_counter()
+            outcome = self._train(number, arrays)
+            arrays = outcome.arrays
+            if number % self.evaluate_every == 0 or number == self.last:
+                outcome.evaluation = self.evaluate(number, arrays)
+            outcome.wall_s = time.perf_counter() - started
+            yield outcome
+
+    def _train(self, number: int, arrays: ArrayRecord) -> Outcome:
+        seed_globals(self.seed, "round", number)  # Flower's strategies sample with Python's global generator
+        view = RosterView(self.grid, self.roster.trainable)
+        messages = list(self.strategy.configure_train(number, arrays, ConfigRecord(), view))
+        tally = Tally(sampled=sorted(self._client(m.metadata.dst_node_id) for m in messages))
+        contents = {id(m.content): m.content for m in messages}  # one content object serves the whole cohort: count it once
+        sizes = {key: array_bytes(content) for key, content in contents.items()}
+        tally.bytes_down = sum(sizes[id(m.content)] for m in messages)
+        expected = layout(arrays)
+        replies = self._counted(number, messages, expected, tally)
+        averaged, metrics = self.strategy.aggregate_train(number, _folded(replies) if self.average else list(replies))
+        needed = max(1, int(np.ceil(self.min_reply_fraction * len(messages))))
+        if len(tally.replied) < needed:
+            first = f" First failure, client {tally.failed[0][0]}:\n{tally.failed[0][1]}" if tally.failed else ""
+            raise RoundError(
+                f"round {number}: {len(tally.replied)} of {len(messages)} clients replied with something usable, "
+                f"{needed} are needed (federation.min_reply_fraction = {self.min_reply_fraction}).{first}"
+            )
+        if averaged is not None:
+            arrays = as_laid_out(averaged, expected)
+        return Outcome(number, arrays, metrics, tally, 0.0)
+
+    def _counted(self, number: int, messages: list[Message], expected: dict, tally: Tally) -> Iterator[Message]:
+        """Pass replies on while counting them; what is not usable is noted and goes no further."""
+        for reply in self.grid.send_and_receive(messages, timeout=self.timeout_s):
+            client = self._client(reply.metadata.src_node_id)
+            if reply.has_error():
+                tally.failed.append((client, reply.error.reason or "no reason given"))
+            else:
+                try:
+                    check_update(reply.content, expected)
+                except PayloadError as error:
+                    tally.failed.append((client, str(error)))
+                else:
+                    note = reply.content.config_records.get(COHORT)
+                    if COHORT in reply.content:
+                        del reply.content[COHORT]
+                    tally.replied += note["clients"] if note else [client]  # type: ignore[arg-type,operator]
+                    tally.bytes_up += sum(note["bytes"]) if note else array_bytes(reply.content)  # type: ignore[arg-type]
+                    tally.client_seconds += sum(note["seconds"]) if note else 0.0  # type: ignore[arg-type]
+                    yield reply
+            self.progress(number, "train", len(tally.replied) + len(tally.failed), len(messages))
+
+    def evaluate(self, number: int, arrays: ArrayRecord) -> Evaluation:
+        """Evaluate the global arrays on every client that has data for it."""
+        seed_globals(self.seed, "evaluate", number)
+        view = RosterView(self.grid, self.roster.testable)
+        messages = list(self.strategy.configure_evaluate(number, arrays, ConfigRecord(), view))
+        results: list[tuple[int, MetricRecord]] = []
+        replies: list[Message] = []
+        evaluation = Evaluation()
+        for reply in self.grid.send_and_receive(messages, timeout=self.timeout_s):
+            client = self._client(reply.metadata.src_node_id)
+            if reply.has_error():
+                evaluation.failed.append((client, reply.error.reason or "no reason given"))
+            else:
+                if COHORT in reply.content:
+                    del reply.content[COHORT]
+                replies.append(reply)
+                results.append((client, next(iter(reply.content.metric_records.values()))))
+            self.progress(number, "evaluate", len(replies) + len(evaluation.failed), len(messages))
+        self.strategy.aggregate_evaluate(number, replies)
+        if not results:
+            reason = evaluation.failed[0][1] if evaluation.failed else "the strategy asked no client"
+            raise RoundError(f"round {number}: no client could be evaluated. {reason}")
+        for client, metrics in sorted(results, key=lambda result: result[0]):
+            evaluation.clients.append(client)
+            evaluation.accuracy.append(float(metrics["accuracy"]))  # type: ignore[arg-type]
+            evaluation.loss.append(float(metrics["loss"]))  # type: ignore[arg-type]
+            evaluation.num_examples.append(int(metrics[WEIGHT_KEY]))  # type: ignore[arg-type]
+        return evaluation
+
+    def _client(self, node_id: int) -> int:
+        return self.roster.client_of[node_id]
+
+
+def _folded(replies: Iterator[Message]) -> Iterator[Message]:
+    """Fold replies into one as they arrive: the same weighted mean, in the memory of two models."""
+    mean, last = WeightedMean(), None
+    for reply in replies:
+        mean.add(reply.content)
+        last = reply
+    if last is not None:
+        last.content = mean.content()
+        yield last

@@ -1,0 +1,159 @@
+"""One experiment from spec to record, on Ray: what the command line, a Ray job and the tests call."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import ray
+
+from ..clients.client_app import Workbench
+from ..clients.client_app import app as client_app
+from ..clients.state import write_atomically
+from ..core.errors import RunError
+from .grid import RayGrid, start_ray
+from .record import Checkpoints, Record, stored_spec
+from .server_app import Listener, execute, lifecycle, roster
+from .spec import EngineOptions, Experiment, override, parse
+
+RESUMABLE = ("federation.rounds", "federation.timeout_s", "federation.min_reply_fraction", "engine.", "stop.", "tracking.")
+
+
+def run(spec: Experiment, runs: Path, run_id: str | None = None, listeners: Sequence[Listener] = ()) -> Path:
+    """Run an experiment.
+
+    Parameters
+    ----------
+    spec : Experiment
+        What to run.
+    runs : Path
+        Folder in which the run's directory is made.
+    run_id : str, optional
+        Name of that directory; made from the experiment's name and the time when absent.
+    listeners : sequence of Listener
+        Who is told about progress.
+
+    Returns
+    -------
+    Path
+        The run's directory.
+
+    Raises
+    ------
+    SpecError, DataError
+        Before anything is written, if the experiment cannot be run.
+    RoundError
+        If a round failed.
+    """
+    bench = Workbench(spec).checked()
+    with Record.create(runs, spec, run_id) as record:
+        _conduct(bench, record, listeners)
+    return record.folder
+
+
+def resumable(folder: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Return the experiment with which a run would go on.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        `a.b=c` settings that do not change what was computed so far: more rounds, other workers, another stop rule.
+
+    Raises
+    ------
+    RunError
+        If an override would make it another experiment.
+    """
+    stored = stored_spec(folder)
+    spec = parse(override(stored.to_dict(), overrides))
+    if changed := [field for field in stored.differences(spec) if not field.startswith(RESUMABLE)]:
+        raise RunError(f"{folder.name}: {', '.join(changed)} cannot change in a resume; start a new run")
+    return spec
+
+
+def resume(folder: Path, spec: Experiment, listeners: Sequence[Listener] = ()) -> Path:
+    """Go on with a run from its newest checkpoint, with a spec from `resumable`.
+
+    Raises
+    ------
+    RunError
+        If all rounds are done, or another process is writing the run.
+    """
+    bench = Workbench(spec).checked()
+    with Record(folder, spec) as record:
+        latest = Checkpoints(folder).latest()
+        if latest is not None and latest.round >= spec.federation.rounds:
+            more = f"--set federation.rounds={latest.round + 10}"
+            raise RunError(f"{folder.name}: all {latest.round} rounds are done; add rounds with {more}")
+        write_atomically(folder / "spec.toml", spec.to_toml().encode())
+        _conduct(bench, record, listeners)
+    return folder
+
+
+def _conduct(bench: Workbench, record: Record, listeners: Sequence[Listener]) -> None:
+    spec = bench.spec
+    with lifecycle(record, listeners), _log_file(record.folder), _ray(spec.engine), _sigterm_interrupts():
+        grid = RayGrid(
+            client_app,
+            spec.to_run_config(),
+            spec.federation.clients,
+            record.folder / "state",
+            sizes=bench.data.num_train.tolist(),
+            average=spec.strategy.averages,
+            workers=spec.engine.workers,
+            retries=spec.engine.retries,
+            chunk=spec.engine.chunk,
+        )
+        try:
+            execute(bench, grid, record, roster(bench, {client: client for client in grid.get_node_ids()}), listeners)
+        finally:
+            grid.close()
+
+
+@contextmanager
+def _ray(engine: EngineOptions) -> Iterator[None]:
+    """Use the Ray this process is connected to, or connect as `[engine]` says and disconnect afterwards."""
+    mine = not ray.is_initialized()
+    if mine:
+        start_ray(engine.address, engine.workers)
+    try:
+        yield
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+@contextmanager
+def _log_file(folder: Path) -> Iterator[None]:
+    """Send what Flower and fedcosim log to the run's log.txt instead of the terminal."""
+    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("flwr")
+    before, logger.handlers = logger.handlers, [handler]
+    try:
+        yield
+    finally:
+        logger.handlers = before
+        handler.close()
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let a polite kill end a run as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # only the main thread may set handlers; elsewhere the host decides about signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,242 @@
+"""Experiment: the one description of a run, validated before anything starts.
+
+The same fields arrive as TOML from the command line, as JSON over REST, and flattened with dots as Flower run config.
+Sections that name a component (`[model]`, `[strategy]`) are validated by that component's own options class.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import Field, SerializeAsAny, ValidationError
+
+from ..clients.data import DataOptions
+from ..clients.models import MODELS, ModelOptions
+from ..clients.tasks.classification import TrainOptions
+from ..core.errors import SpecError
+from ..core.options import Options, Registry, sentences
+from ..strategies import STRATEGIES, StrategyOptions
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class FederationOptions(Options):
+    """Who takes part: `[federation]`."""
+
+    clients: Annotated[int, Field(ge=1)] = 10
+    """Clients in the federation; each gets one partition of the data."""
+    per_round: Annotated[int, Field(ge=1)] = 10
+    """Clients sampled in every round: exactly this many, the same ones for the same seed."""
+    rounds: Annotated[int, Field(ge=1)] = 10
+    """Rounds of training."""
+    min_reply_fraction: Fraction = 0.5
+    """A round with fewer valid replies than this share of its cohort fails the run."""
+    timeout_s: Annotated[float, Field(gt=0)] = 3600
+    """Seconds to wait for the replies of one round; clients that have not replied by then have failed."""
+
+
+class EvaluateOptions(Options):
+    """When and on what all clients are evaluated, always after aggregation: `[evaluate]`."""
+
+    every: Annotated[int, Field(ge=1)] = 5
+    """Evaluate after every this many rounds, and after the last."""
+    split: Literal["test", "validation"] = "test"
+    """Which split of each client's own data."""
+
+
+class EngineOptions(Options):
+    """Where the clients run: `[engine]`. None of these changes the result, except `chunk` in the last float digits."""
+
+    address: str = "local"
+    """`local` starts Ray on this machine; `auto` joins the cluster this machine is part of; `ray://host:port` a remote one."""
+    workers: Annotated[int, Field(ge=1)] | None = None
+    """Worker processes, one thread each; the CPUs Ray has when absent."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """How often work is handed out again after its worker process died."""
+    chunk: Annotated[int, Field(ge=1)] | None = None
+    """Most clients handed to a worker at once (about a tenth of the cohort, at most 5, when absent)."""
+
+
+class StopOptions(Options):
+    """When to stop before the last round: `[stop]`. Checked after evaluations."""
+
+    accuracy: Fraction | None = None
+    """Stop once the mean accuracy reaches this."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after this many evaluations in a row without a new best mean accuracy."""
+
+
+class TrackingOptions(Options):
+    """Where else rounds are reported, beside the run's own record: `[tracking]`."""
+
+    mlflow: str | None = None
+    """An MLflow tracking URI."""
+    tensorboard: bool = False
+    """Write TensorBoard event files into the run directory."""
+
+
+class Experiment(Options):
+    """One experiment. See docs/reference/spec.md."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")] = "experiment"
+    """Letters, digits, dots, dashes, underscores; starts the run's id."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    """Everything random derives from it: the same spec and seed give the same bytes."""
+    federation: FederationOptions = FederationOptions()
+    data: DataOptions
+    model: SerializeAsAny[ModelOptions]
+    strategy: SerializeAsAny[StrategyOptions]
+    train: TrainOptions = TrainOptions()
+    evaluate: EvaluateOptions = EvaluateOptions()
+    engine: EngineOptions = EngineOptions()
+    stop: StopOptions | None = None
+    tracking: TrackingOptions | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as nested plain values, unset optional fields left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def to_toml(self) -> str:
+        """Return the spec as TOML."""
+        return tomli_w.dumps(self.to_dict())
+
+    def to_run_config(self) -> dict[str, bool | float | int | str]:
+        """Return the spec flattened with dots: what Flower calls a run config. Lists become JSON text."""
+        return {key: value if isinstance(value, (bool, float, int, str)) else json.dumps(value) for key, value in self._flat()}
+
+    def _flat(self) -> Iterable[tuple[str, Any]]:
+        return flatten(self.to_dict())
+
+    def model_options(self) -> ModelOptions:
+        """Return the model's options as the strategy wants them (FedPerfix puts its plugin into the attention)."""
+        return self.strategy.adapt(self.model)
+
+    def differences(self, other: Experiment) -> list[str]:
+        """Return the dotted names of the fields in which two experiments differ."""
+        mine, others = dict(self._flat()), dict(other._flat())
+        return sorted(key for key in mine.keys() | others.keys() if mine.get(key) != others.get(key))
+
+
+_REGISTRIES: dict[str, Registry[Any]] = {"model": MODELS, "strategy": STRATEGIES}
+
+
+def parse(fields: Mapping[str, Any]) -> Experiment:
+    """Validate a nested mapping of plain values.
+
+    Raises
+    ------
+    SpecError
+        With one sentence for every problem found, not only the first.
+    """
+    problems: list[str] = []
+    sections = dict(fields)
+    for name, registry in _REGISTRIES.items():
+        section = sections.get(name)
+        if isinstance(section, Mapping):
+            try:
+                sections[name] = registry.parse(section)
+            except SpecError as error:
+                problems += error.problems
+                sections.pop(name)
+    try:
+        experiment = Experiment.model_validate(sections)
+    except ValidationError as error:
+        reported = {name for name in _REGISTRIES if name in fields and name not in sections}
+        problems += [s for s in sentences(error, Experiment) if s.split(":")[0] not in reported]
+        raise SpecError(problems) from None
+    problems += _cross_checks(experiment)
+    if problems:
+        raise SpecError(problems)
+    return experiment
+
+
+def _cross_checks(experiment: Experiment) -> list[str]:
+    """Return what is wrong between sections that are each valid alone."""
+    problems = []
+    federation, engine = experiment.federation, experiment.engine
+    if federation.per_round > federation.clients:
+        problems.append(
+            f"federation.per_round = {federation.per_round}: only {federation.clients} clients exist "
+            f"(federation.clients); choose 1 to {federation.clients}"
+        )
+    if engine.address not in ("local", "auto") and not engine.address.startswith("ray://"):
+        problems.append(f"engine.address = {engine.address!r}: must be 'local', 'auto' or 'ray://host:port'")
+    try:
+        experiment.model_options()
+    except SpecError as error:
+        problems += error.problems
+    return problems + experiment.strategy.check(federation.per_round)
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> Experiment:
+    """Read a TOML spec and apply `a.b=c` overrides.
+
+    Raises
+    ------
+    SpecError
+        If the file cannot be read, is not TOML, or does not describe a valid experiment.
+    """
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read ({error.strerror}); give the path of a TOML experiment") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: not valid TOML: {error}") from None
+    return parse(override(fields, overrides))
+
+
+def override(fields: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Apply `a.b=c` overrides to a nested mapping; `c` is a TOML value, or text when it is not one; empty removes."""
+    result = json.loads(json.dumps(fields))
+    for item in overrides:
+        dotted, equals, text = item.partition("=")
+        path = dotted.strip().split(".")
+        if not equals or not all(path):
+            raise SpecError(f"--set {item!r}: must look like section.field=value")
+        section = result
+        for part in path[:-1]:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise SpecError(f"--set {item!r}: {part!r} is a value, not a section")
+        if text.strip():
+            section[path[-1]] = _toml_value(text.strip())
+        else:
+            section.pop(path[-1], None)
+    return result
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def from_run_config(config: Mapping[str, bool | float | int | str]) -> Experiment:
+    """Validate a Flower run config: dotted fields, or one field `spec` with a whole experiment as TOML text."""
+    if text := config.get("spec"):
+        return parse(tomllib.loads(str(text)))
+    nested: dict[str, Any] = {}
+    for dotted, value in config.items():
+        if dotted == "spec":
+            continue
+        *path, field = dotted.split(".")
+        section = nested
+        for part in path:
+            section = section.setdefault(part, {})
+        section[field] = json.loads(value) if isinstance(value, str) and value[:1] in "[{" and value else value
+    return parse(nested)
+
+
+def flatten(fields: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield (dotted name, value) for every leaf of a nested mapping."""
+    for key, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

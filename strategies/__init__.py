@@ -1,0 +1,27 @@
+"""Strategies by name: one file a strategy, one line here. Stock Flower strategies are in `stock`."""
+
+from ..core.options import Registry
+from .options import StrategyOptions
+
+STRATEGIES: Registry[StrategyOptions] = Registry(
+    "strategy",
+    {
+        "fedavg": "strategies.stock:FedAvgOptions",
+        "fedavgm": "strategies.stock:FedAvgMOptions",
+        "fedprox": "strategies.stock:FedProxOptions",
+        "fedadam": "strategies.stock:FedAdamOptions",
+        "fedadagrad": "strategies.stock:FedAdagradOptions",
+        "fedyogi": "strategies.stock:FedYogiOptions",
+        "fedmedian": "strategies.stock:FedMedianOptions",
+        "fedtrimmedavg": "strategies.stock:FedTrimmedAvgOptions",
+        "krum": "strategies.stock:KrumOptions",
+        "multikrum": "strategies.stock:MultiKrumOptions",
+        "bulyan": "strategies.stock:BulyanOptions",
+        "qfedavg": "strategies.stock:QFedAvgOptions",
+        "local": "strategies.local:LocalOptions",
+        "fedper": "strategies.fedper:FedPerOptions",
+        "fedperfix": "strategies.fedperfix:FedPerfixOptions",
+    },
+)
+
+__all__ = ["STRATEGIES", "StrategyOptions"]
