@@ -27,6 +27,15 @@ from .errors import PayloadError, StateError
 WEIGHT_KEY = "num-examples"  # Flower's convention: the metric that weights a reply in a mean
 
 
+# Arrays from Ray's object store are read-only; torch warns that it could write to them. Nothing here does.
+warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+
+
+@lru_cache(maxsize=64)
+def _dtype_name(dtype: np.dtype) -> str:
+    return str(dtype)  # slow in NumPy, and needed for every array of every message
+
+
 class LazyArray(Array):
     """A Flower `Array` around an ndarray, serialised when its `data` is first read.
 
@@ -39,7 +48,12 @@ class LazyArray(Array):
     ndarray: np.ndarray
 
     def __init__(self, ndarray: np.ndarray) -> None:
-        fields = {"ndarray": ndarray, "dtype": str(ndarray.dtype), "shape": tuple(ndarray.shape), "stype": "numpy.ndarray"}
+        fields = {
+            "ndarray": ndarray,
+            "dtype": _dtype_name(ndarray.dtype),
+            "shape": tuple(ndarray.shape),
+            "stype": "numpy.ndarray",
+        }
         self.__dict__.update(fields, _is_dirty=True)
 
     @property
@@ -83,13 +97,7 @@ def array_record(arrays: Mapping[str, np.ndarray | torch.Tensor]) -> ArrayRecord
 
 def tensors(record: ArrayRecord) -> dict[str, torch.Tensor]:
     """View the arrays of a record as tensors (read-only where the array is)."""
-    return {key: _tensor(view(array)) for key, array in record.items()}
-
-
-def _tensor(ndarray: np.ndarray) -> torch.Tensor:
-    with warnings.catch_warnings():  # torch warns that it could write to read-only memory; nothing here does
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.from_numpy(ndarray)
+    return {key: torch.from_numpy(view(array)) for key, array in record.items()}
 
 
 def lazy(content: RecordDict) -> RecordDict:
@@ -114,7 +122,10 @@ def private_copy(content: RecordDict, arrays: bool = False) -> RecordDict:
     def copy(record: Any) -> Any:
         if not isinstance(record, ArrayRecord):
             return type(record)(dict(record))
-        return array_record({key: array.numpy() if arrays else view(array) for key, array in record.items()})
+        same = ArrayRecord()
+        for key, array in record.items():
+            same[key] = LazyArray(array.numpy()) if arrays else array
+        return same
 
     return RecordDict({name: copy(record) for name, record in content.items()})
 

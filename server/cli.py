@@ -22,8 +22,9 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="O
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
 Runs = Annotated[Path, typer.Option("--out", help="Folder in which run directories are made.")]
 
+PIPE_WIDTH = 160  # a pipe has no width of its own; tables must not lose columns in it
 stderr = Console(stderr=True)
-stdout = Console()
+stdout = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 @app.command()

@@ -44,9 +44,8 @@ class PlainDisplay:
         """Print the round's line."""
         self._done += 1
         eta = (time.monotonic() - self._started) / self._done * (self._rounds - line["round"])
-        self._console.print(
-            f"round {line['round']}/{self._rounds}  " + "  ".join(_cells(line)) + f"  eta {eta:.0f} s", highlight=False
-        )
+        text = "  ".join([f"round {line['round']}/{self._rounds}", *_cells(line), f"eta {eta:.0f} s"])
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def close(self, status: str) -> None:
         """Say how it ended."""

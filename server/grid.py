@@ -7,6 +7,7 @@ that sums over them are the same however many workers there are. A worker that d
 
 from __future__ import annotations
 
+import heapq
 import os
 import time
 from collections import deque
@@ -208,12 +209,12 @@ class RayGrid(Grid):
         cost = {m.metadata.dst_node_id: self.sizes[m.metadata.dst_node_id] for m in messages}
         largest = self.chunk or min(5, max(1, len(messages) // 10))
         bins: list[list[Message]] = [[] for _ in range(-(-len(messages) // largest))]
-        load = [0] * len(bins)
+        lightest = [(0, 0, i) for i in range(len(bins))]  # a heap of (load, clients, bin)
         for message in sorted(messages, key=lambda m: (-cost[m.metadata.dst_node_id], m.metadata.dst_node_id)):
-            lightest = min(range(len(bins)), key=lambda i: (load[i], len(bins[i]), i))
-            bins[lightest].append(message)
-            load[lightest] += cost[message.metadata.dst_node_id]
-        return [bins[i] for i in sorted(range(len(bins)), key=lambda i: (-load[i], i))]
+            load, size, i = lightest[0]
+            bins[i].append(message)
+            heapq.heapreplace(lightest, (load + cost[message.metadata.dst_node_id], size + 1, i))
+        return [bins[i] for _, _, i in sorted(lightest, key=lambda b: (-b[0], b[2]))]
 
 
 class _Flight:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -196,21 +197,17 @@ class Rounds:
         """Pass replies on while counting them; what is not usable is noted and goes no further."""
         for reply in self.grid.send_and_receive(messages, timeout=self.timeout_s):
             client = self._client(reply.metadata.src_node_id)
-            if reply.has_error():
-                tally.failed.append((client, reply.error.reason or "no reason given"))
-            else:
-                try:
+            try:
+                note = _take_note(reply)
+                if note is None:  # a reply with a note comes from a worker that has checked it
                     check_update(reply.content, expected)
-                except PayloadError as error:
-                    tally.failed.append((client, str(error)))
-                else:
-                    note = reply.content.config_records.get(COHORT)
-                    if COHORT in reply.content:
-                        del reply.content[COHORT]
-                    tally.replied += note["clients"] if note else [client]  # type: ignore[arg-type,operator]
-                    tally.bytes_up += sum(note["bytes"]) if note else array_bytes(reply.content)  # type: ignore[arg-type]
-                    tally.client_seconds += sum(note["seconds"]) if note else 0.0  # type: ignore[arg-type]
-                    yield reply
+            except PayloadError as error:
+                tally.failed.append((client, str(error)))
+            else:
+                tally.replied += note["clients"] if note else [client]
+                tally.bytes_up += sum(note["bytes"]) if note else array_bytes(reply.content)
+                tally.client_seconds += sum(note["seconds"]) if note else 0.0
+                yield reply
             self.progress(number, "train", len(tally.replied) + len(tally.failed), len(messages))
 
     def evaluate(self, number: int, arrays: ArrayRecord) -> Evaluation:
@@ -226,8 +223,7 @@ class Rounds:
             if reply.has_error():
                 evaluation.failed.append((client, reply.error.reason or "no reason given"))
             else:
-                if COHORT in reply.content:
-                    del reply.content[COHORT]
+                _take_note(reply)
                 replies.append(reply)
                 results.append((client, next(iter(reply.content.metric_records.values()))))
             self.progress(number, "evaluate", len(replies) + len(evaluation.failed), len(messages))
@@ -244,6 +240,22 @@ class Rounds:
 
     def _client(self, node_id: int) -> int:
         return self.roster.client_of[node_id]
+
+
+def _take_note(reply: Message) -> dict[str, Any] | None:
+    """Take out of a reply the note with which RayGrid's workers say whom it speaks for; other grids write none.
+
+    Raises
+    ------
+    PayloadError
+        If the reply is an error, with its reason.
+    """
+    if reply.has_error():
+        raise PayloadError(reply.error.reason or "no reason given")
+    note = reply.content.config_records.get(COHORT)
+    if note is not None:
+        del reply.content[COHORT]
+    return note  # type: ignore[return-value]
 
 
 def _folded(replies: Iterator[Message]) -> Iterator[Message]:

@@ -19,6 +19,7 @@ from .grid import RayGrid, start_ray
 from .record import Checkpoints, Record, stored_spec
 from .server_app import Listener, execute, lifecycle, roster
 from .spec import EngineOptions, Experiment, override, parse
+from .tracking import trackers
 
 RESUMABLE = ("federation.rounds", "federation.timeout_s", "federation.min_reply_fraction", "engine.", "stop.", "tracking.")
 
@@ -50,7 +51,7 @@ def run(spec: Experiment, runs: Path, run_id: str | None = None, listeners: Sequ
         If a round failed.
     """
     bench = Workbench(spec).checked()
-    with Record.create(runs, spec, run_id) as record:
+    with _ray(spec.engine), Record.create(runs, spec, run_id) as record:
         _conduct(bench, record, listeners)
     return record.folder
 
@@ -84,7 +85,7 @@ def resume(folder: Path, spec: Experiment, listeners: Sequence[Listener] = ()) -
         If all rounds are done, or another process is writing the run.
     """
     bench = Workbench(spec).checked()
-    with Record(folder, spec) as record:
+    with _ray(spec.engine), Record(folder, spec) as record:
         latest = Checkpoints(folder).latest()
         if latest is not None and latest.round >= spec.federation.rounds:
             more = f"--set federation.rounds={latest.round + 10}"
@@ -96,7 +97,9 @@ def resume(folder: Path, spec: Experiment, listeners: Sequence[Listener] = ()) -
 
 def _conduct(bench: Workbench, record: Record, listeners: Sequence[Listener]) -> None:
     spec = bench.spec
-    with lifecycle(record, listeners), _log_file(record.folder), _ray(spec.engine), _sigterm_interrupts():
+    everyone = list(listeners)
+    with lifecycle(record, everyone), _log_file(record.folder), _sigterm_interrupts():
+        everyone += trackers(spec, record)
         grid = RayGrid(
             client_app,
             spec.to_run_config(),
@@ -109,7 +112,7 @@ def _conduct(bench: Workbench, record: Record, listeners: Sequence[Listener]) ->
             chunk=spec.engine.chunk,
         )
         try:
-            execute(bench, grid, record, roster(bench, {client: client for client in grid.get_node_ids()}), listeners)
+            execute(bench, grid, record, roster(bench, {client: client for client in grid.get_node_ids()}), everyone)
         finally:
             grid.close()
 
@@ -132,12 +135,15 @@ def _log_file(folder: Path) -> Iterator[None]:
     """Send what Flower and fedcosim log to the run's log.txt instead of the terminal."""
     handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("flwr")
-    before, logger.handlers = logger.handlers, [handler]
+    loggers = [logging.getLogger(name) for name in ("flwr", "fedcosim")]
+    before = [logger.handlers for logger in loggers]
+    for logger in loggers:
+        logger.handlers = [handler]
     try:
         yield
     finally:
-        logger.handlers = before
+        for logger, handlers in zip(loggers, before, strict=True):
+            logger.handlers = handlers
         handler.close()
 
 

@@ -12,14 +12,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import ray
 import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.supercore.task_identity import TaskIdentity
+
 from fedcosim.clients.client_app import Workbench
 from fedcosim.clients.client_app import app as client_app
 from fedcosim.core.records import array_record
 from fedcosim.server.grid import start_ray
 from fedcosim.server.spec import Experiment
-from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID
-from flwr.supercore.task_identity import TaskIdentity
 
 torch.set_num_threads(1)
 

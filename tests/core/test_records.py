@@ -6,6 +6,11 @@ import pickle
 
 import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
 from fedcosim.core.errors import PayloadError, StateError
 from fedcosim.core.records import (
     LazyArray,
@@ -20,10 +25,6 @@ from fedcosim.core.records import (
     to_bytes,
     view,
 )
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 
 any_array = st.one_of(
     arrays(np.float32, array_shapes(min_dims=0, max_dims=4, max_side=5), elements=st.floats(-100, 100, width=32)),

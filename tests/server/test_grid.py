@@ -9,17 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import small
-from fedcosim.clients.client_app import app as client_app
-from fedcosim.core.errors import RoundError, SpecError
-from fedcosim.core.records import WeightedMean, array_record
-from fedcosim.server.grid import RayGrid
-from fedcosim.server.rounds import Roster, Rounds
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 from hypothesis import given
 from hypothesis import strategies as st
+from small import small
+
+from fedcosim.clients.client_app import app as client_app
+from fedcosim.core.errors import RoundError, SpecError
+from fedcosim.core.records import WeightedMean, array_record
+from fedcosim.server.grid import RayGrid
+from fedcosim.server.rounds import Roster, Rounds
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

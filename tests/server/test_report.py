@@ -11,6 +11,10 @@ from html.parser import HTMLParser
 import matplotlib
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
+from rich.console import Console
+from scipy import stats
+
 from fedcosim.core.errors import RunError
 from fedcosim.server.report import (
     KEY_FIGURES,
@@ -30,9 +34,6 @@ from fedcosim.server.report import (
     write_comparison,
     write_report,
 )
-from jsonschema import Draft202012Validator
-from rich.console import Console
-from scipy import stats
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "w.py", line 3, in <module>\n    x & y\nValueError: got <b>NaN</b>\n'
 

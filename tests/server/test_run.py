@@ -182,7 +182,7 @@ def test_i11_a_killed_driver_resumes_to_the_same_bytes(finished, spec_file, runs
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     done = len(result(runs / "x")["rounds"])
-    assert 2 <= done
+    assert done >= 2
     if done == 5:
         pytest.skip("the machine finished the run before the kill")
     resumed = subprocess.run([*FEDCOSIM, "resume", str(runs / "x"), "--json"], capture_output=True, text=True, check=True)

@@ -105,8 +105,8 @@ def test_a_malformed_override_is_refused(item):
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path):
-    with pytest.raises(SpecError, match="nowhere.toml: cannot be read"):
+    with pytest.raises(SpecError, match=r"nowhere\.toml: cannot be read"):
         load(tmp_path / "nowhere.toml")
     (tmp_path / "broken.toml").write_text("a = [")
-    with pytest.raises(SpecError, match="broken.toml: not valid TOML"):
+    with pytest.raises(SpecError, match=r"broken\.toml: not valid TOML"):
         load(tmp_path / "broken.toml")

@@ -7,12 +7,13 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 from small import small
+
 from fedcosim.core.records import array_bytes, array_record, check_update, layout
 from fedcosim.server.grid import RayGrid
 from fedcosim.server.rounds import Roster, Rounds
-from flwr.app import Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
 
 PERSONAL = ["fedper", "fedperfix"]
 

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from fedcosim.clients.data import DataOptions
 from fedcosim.core.options import validate
 

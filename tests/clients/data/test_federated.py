@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
+
 from fedcosim.clients.data import FederatedData, federate
 from fedcosim.clients.data.cache import entry
 from fedcosim.core.errors import DataError
-from sklearn.datasets import load_digits
 
 SKEWED = {"partition": "dirichlet", "alpha": 0.3, "train_per_client": 30, "validation_per_client": 5, "test_per_client": 20}
 

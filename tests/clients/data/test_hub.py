@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as Pillow
+
 from fedcosim.clients.data import federate
 from fedcosim.clients.data.source import source
 from fedcosim.core.errors import DataError
-from PIL import Image as Pillow
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
 PICTURES = [Pillow.fromarray(image) for image in PIXELS]

@@ -1,4 +1,5 @@
 import pytest
+
 from fedcosim.clients.data import SOURCES, DataOptions
 from fedcosim.core.errors import SpecError
 from fedcosim.core.options import Options, validate

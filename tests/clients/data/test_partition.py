@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
 from fedcosim.clients.data import DataOptions
 from fedcosim.clients.data.partition import partition, split
 from fedcosim.core.errors import DataError
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 30))
 KINDS = [

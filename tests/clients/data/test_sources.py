@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from fedcosim.clients.data.source import Pool, source
 from fedcosim.core.errors import DataError
-from PIL import Image
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 

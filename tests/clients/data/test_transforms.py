@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from fedcosim.clients.data import federate
 from fedcosim.clients.data.source import Pool
 from fedcosim.clients.data.transforms import rotate_labels, to_domain

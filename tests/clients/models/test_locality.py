@@ -1,11 +1,12 @@
 """Which keys stay on the client: patterns mean module paths, never substrings."""
 
 import pytest
-from fedcosim.clients.models.locality import local_keys, split
-from fedcosim.core.errors import SpecError
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
+
+from fedcosim.clients.models.locality import local_keys, split
+from fedcosim.core.errors import SpecError
 
 KEYS = [
     *("cls", "embed.weight", "blocks.0.attention.head_proj.weight", "blocks.0.attention.plugin.up.weight"),

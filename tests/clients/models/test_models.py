@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from fedcosim.clients.models import MODELS, initialise
 from fedcosim.clients.models.cnn import CnnOptions
 from fedcosim.clients.models.lenet import LeNetOptions

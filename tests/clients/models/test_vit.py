@@ -8,12 +8,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from transformers import ViTConfig, ViTModel
+
 from fedcosim.clients.models import MODELS, initialise
 from fedcosim.clients.models.locality import split
 from fedcosim.clients.models.plugin import PluginOptions
 from fedcosim.clients.models.vit import Attention, VitOptions
-from torch import nn
-from transformers import ViTConfig, ViTModel
 
 DIM, HEADS = 24, 3
 
