@@ -11,7 +11,7 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-.PHONY: help install run test test-slow test-containers check format clean
+.PHONY: help install run test test-slow test-containers check docs format clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -34,6 +34,9 @@ check: $(READY) ## Lint, check formatting and types
 	$(BIN)/ruff format --check .
 	mkdir -p $(VENV)/typecheck && ln -sfn "$(CURDIR)" $(VENV)/typecheck/fedcosim
 	cd $(VENV)/typecheck && MYPYPATH=. ../bin/mypy --config-file fedcosim/pyproject.toml --cache-dir ../mypy -p fedcosim
+
+docs: $(READY) ## Write the generated reference pages again
+	$(BIN)/python docs/generate_reference.py
 
 format: $(READY) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .

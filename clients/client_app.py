@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
-from ..core.errors import PayloadError
+from ..core.errors import PayloadError, SpecError
 from ..core.records import WEIGHT_KEY, array_record, private_copy, tensors
 from ..core.seeds import seed_globals, torch_stream
 from ..server.spec import Experiment, from_run_config
@@ -118,7 +119,21 @@ class Workbench:
             If they do not.
         """
         self._keys  # noqa: B018 - loads the data, builds the model, matches the patterns
+        spec, trainable = self.spec, int((self.data.num_train > 0).sum())
+        if trainable < spec.federation.per_round:
+            raise SpecError(
+                f"federation.per_round = {spec.federation.per_round}: only {trainable} of {spec.federation.clients} clients "
+                f"have training data under this partition; choose 1 to {trainable}"
+            )
+        if not self.held_out_counts().any():
+            raise SpecError(
+                f"evaluate.split = {spec.evaluate.split!r}: no client has such data; set data.{spec.evaluate.split}_*"
+            )
         return self
+
+    def held_out_counts(self) -> np.ndarray:
+        """Return how many samples of the split that is evaluated each client has."""
+        return getattr(self.data, f"num_{self.spec.evaluate.split}")
 
     def load(self, shared: ArrayRecord, state: RecordDict) -> None:
         """Put received shared parameters and the client's own local ones (initial ones at first) into the model.

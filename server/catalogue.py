@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..clients.data import SOURCES, DataOptions
+from ..clients.data.options import fields_of
 from ..clients.data.source import source
 from ..clients.models import MODELS
 from ..core.options import Options, Registry
@@ -25,8 +26,9 @@ def _entry(name: str, options: type[Options]) -> Entry:
 
 def _sources() -> list[Entry]:
     summaries = {name: (source(name).__doc__ or "").splitlines()[0] for name in SOURCES}
+    options = _entry("data", DataOptions)["options"]
     return [
-        {"name": name, "summary": summary, "options": _entry(name, DataOptions)["options"]}
+        {"name": name, "summary": summary, "options": {key: options[key] for key in fields_of(name)}}
         for name, summary in summaries.items()
     ]
 

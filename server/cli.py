@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..core.errors import FedcosimError, RunError
 
@@ -103,7 +104,7 @@ def list_(kind: Annotated[str, typer.Argument(help="strategies, models or data."
     table = Table("name", "what", "options")
     for entry in entries:
         fields = [f"{name} = {field['default']!r}" if "default" in field else name for name, field in entry["options"].items()]
-        table.add_row(entry["name"], entry["summary"], ", ".join(fields))
+        table.add_row(*map(Text, (entry["name"], entry["summary"], ", ".join(fields))))
     stdout.print(table)
 
 

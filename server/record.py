@@ -26,7 +26,7 @@ from ..clients.state import StateRef, write_atomically
 from ..core.errors import RunError, SpecError, StateError
 from ..core.records import from_bytes, to_bytes
 from .report import write_report
-from .rounds import Evaluation, Outcome
+from .rounds import ACCURACIES, Evaluation, Outcome
 from .spec import Experiment, load
 
 SCHEMA = 1
@@ -113,7 +113,9 @@ class Record:
 
     def add_partition(self, data: FederatedData) -> None:
         """Note who holds what, and how far one gets without learning anything from the images."""
-        baseline = data.majority_accuracy()
+        split = self.spec.evaluate.split
+        baseline = data.majority_accuracy(split)
+        held_out = getattr(data, f"num_{split}")
         self.result["final"]["majority_class"] = None if np.isnan(baseline).all() else float(np.nanmean(baseline))
         self.result["partition"] = {"classes": data.classes, "train_label_counts": data.train_labels_histogram().tolist()}
         self.result["clients"] = [
@@ -122,7 +124,7 @@ class Record:
                 "accuracy": None,
                 "loss": None,
                 "num_train": int(data.num_train[client]),
-                "num_test": int(getattr(data, f"num_{self.spec.evaluate.split}")[client]),
+                "num_test": int(held_out[client]),
                 "rounds": 0,
                 "device": None,
             }
@@ -133,11 +135,10 @@ class Record:
         """Note a round; return its line. Not yet written: `checkpoint` and `save` do that."""
         tally, evaluation = outcome.tally, outcome.evaluation
         loss = None if outcome.metrics is None else outcome.metrics.get("train_loss")
-        summary: dict[str, float | None] = dict.fromkeys(Evaluation(accuracy=[0], num_examples=[1]).summary())
         line = {
             "round": outcome.round,
             "train_loss": loss,
-            **(summary if evaluation is None else evaluation.summary()),
+            **(dict.fromkeys(ACCURACIES) if evaluation is None else evaluation.summary()),
             "bytes_up": tally.bytes_up,
             "bytes_up_dense": tally.bytes_up,
             "bytes_down": tally.bytes_down,
@@ -164,7 +165,7 @@ class Record:
         clients = self.result["clients"]
         for i, client in enumerate(evaluation.clients):
             clients[client] |= {"accuracy": evaluation.accuracy[i], "loss": evaluation.loss[i]}
-        accuracy = {key: value for key, value in line.items() if key.startswith("accuracy_")}
+        accuracy = {key: line[key] for key in ACCURACIES}
         unevaluated = len(clients) - len(evaluation.clients)
         self.result["final"] |= {**accuracy, "evaluated_round": line["round"], "unevaluated_clients": unevaluated}
 

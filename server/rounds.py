@@ -87,6 +87,9 @@ class Tally:
     client_seconds: float = 0.0
 
 
+ACCURACIES = tuple(f"accuracy_{figure}" for figure in ("mean", "std", "p10", "p90", "worst", "weighted"))
+
+
 @dataclass
 class Evaluation:
     """Every client's result on its own held-out data after a round; arrays are in the order of `clients`."""
@@ -99,15 +102,11 @@ class Evaluation:
 
     def summary(self) -> dict[str, float]:
         """Return mean, std (population), percentiles and worst over clients, and the mean over samples (fractions)."""
-        accuracy, weights = np.array(self.accuracy), np.array(self.num_examples)
-        return {
-            "accuracy_mean": float(accuracy.mean()),
-            "accuracy_std": float(accuracy.std()),
-            "accuracy_p10": float(np.percentile(accuracy, 10)),
-            "accuracy_p90": float(np.percentile(accuracy, 90)),
-            "accuracy_worst": float(accuracy.min()),
-            "accuracy_weighted": float(np.average(accuracy, weights=weights)),
-        }
+        accuracy = np.array(self.accuracy)
+        p10, p90 = np.percentile(accuracy, (10, 90))
+        weighted = np.average(accuracy, weights=self.num_examples)
+        figures = (accuracy.mean(), accuracy.std(), p10, p90, accuracy.min(), weighted)
+        return dict(zip(ACCURACIES, map(float, figures), strict=True))
 
 
 @dataclass

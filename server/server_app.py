@@ -30,7 +30,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment in the run config; the record goes to `runs/` below the current folder."""
-    bench = Workbench(from_run_config(context.run_config))
+    bench = Workbench(from_run_config(context.run_config)).checked()
     with Record.create(Path("runs"), bench.spec) as record, lifecycle(record):
         execute(bench, grid, record, ask_roster(bench, grid))
 
@@ -156,12 +156,10 @@ def roster(bench: Workbench, node_of: Mapping[int, int]) -> Roster:
     node_of : mapping of int to int
         Node id by client id.
     """
-    data = bench.data
-    held_out = getattr(data, f"num_{bench.spec.evaluate.split}")
     return Roster(
         client_of={node: client for client, node in node_of.items()},
-        trainable=[node_of[c] for c in sorted(node_of) if data.num_train[c] > 0],
-        testable=[node_of[c] for c in sorted(node_of) if held_out[c] > 0],
+        trainable=[node_of[c] for c in sorted(node_of) if bench.data.num_train[c] > 0],
+        testable=[node_of[c] for c in sorted(node_of) if bench.held_out_counts()[c] > 0],
     )
 
 
@@ -187,6 +185,7 @@ def ask_roster(bench: Workbench, grid: Grid, patience_s: float = 120.0) -> Roste
         client = int(reply.content["client"]["id"])  # type: ignore[arg-type,call-overload,index]
         if node_of.setdefault(client, reply.metadata.src_node_id) != reply.metadata.src_node_id:
             raise RoundError(f"client {client}: nodes {node_of[client]} and {reply.metadata.src_node_id} both say they are it")
-    if missing := set(range(clients)) - node_of.keys():
-        raise RoundError(f"federation.clients = {clients}: no node is client {min(missing)}")
+    if odd := set(range(clients)) ^ node_of.keys():
+        problem = f"no node is client {min(odd)}" if min(odd) < clients else f"{len(node_of)} nodes have connected"
+        raise RoundError(f"federation.clients = {clients}: {problem}; there must be one node a client")
     return roster(bench, node_of)

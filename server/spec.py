@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field, SerializeAsAny, ValidationError
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from ..clients.data import DataOptions
 from ..clients.models import MODELS, ModelOptions
@@ -31,13 +32,20 @@ class FederationOptions(Options):
     clients: Annotated[int, Field(ge=1)] = 10
     """Clients in the federation; each gets one partition of the data."""
     per_round: Annotated[int, Field(ge=1)] = 10
-    """Clients sampled in every round: exactly this many, the same ones for the same seed."""
+    """Clients sampled in every round: exactly this many, the same ones for the same seed (10, or all if fewer, when absent)."""
     rounds: Annotated[int, Field(ge=1)] = 10
     """Rounds of training."""
     min_reply_fraction: Fraction = 0.5
     """A round with fewer valid replies than this share of its cohort fails the run."""
     timeout_s: Annotated[float, Field(gt=0)] = 3600
     """Seconds to wait for the replies of one round; clients that have not replied by then have failed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_clients_all_take_part(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and "per_round" not in fields and isinstance(clients := fields.get("clients"), int):
+            return {**fields, "per_round": max(1, min(10, clients))}
+        return fields
 
 
 class EvaluateOptions(Options):
@@ -53,7 +61,7 @@ class EngineOptions(Options):
     """Where the clients run: `[engine]`. None of these changes the result, except `chunk` in the last float digits."""
 
     address: str = "local"
-    """`local` starts Ray on this machine; `auto` joins the cluster this machine is part of; `ray://host:port` a remote one."""
+    """`local` starts Ray here; `auto` joins the cluster this computer is part of; `ray://host:port` another one."""
     workers: Annotated[int, Field(ge=1)] | None = None
     """Worker processes, one thread each; the CPUs Ray has when absent."""
     retries: Annotated[int, Field(ge=0)] = 2
@@ -218,9 +226,18 @@ def _toml_value(text: str) -> Any:
 
 
 def from_run_config(config: Mapping[str, bool | float | int | str]) -> Experiment:
-    """Validate a Flower run config: dotted fields, or one field `spec` with a whole experiment as TOML text."""
+    """Validate a Flower run config: dotted fields, or one field `spec` with a whole experiment as TOML text.
+
+    Raises
+    ------
+    SpecError
+        If the fields, or the text, do not describe a valid experiment.
+    """
     if text := config.get("spec"):
-        return parse(tomllib.loads(str(text)))
+        try:
+            return parse(tomllib.loads(str(text)))
+        except tomllib.TOMLDecodeError as error:
+            raise SpecError(f"spec: not valid TOML: {error}") from None
     nested: dict[str, Any] = {}
     for dotted, value in config.items():
         if dotted == "spec":
@@ -229,8 +246,16 @@ def from_run_config(config: Mapping[str, bool | float | int | str]) -> Experimen
         section = nested
         for part in path:
             section = section.setdefault(part, {})
-        section[field] = json.loads(value) if isinstance(value, str) and value[:1] in "[{" and value else value
+        section[field] = _from_json_list(value)
     return parse(nested)
+
+
+def _from_json_list(value: Any) -> Any:
+    """Undo what `to_run_config` does to lists; any other text is itself."""
+    if isinstance(value, str) and value.startswith("["):
+        with suppress(json.JSONDecodeError):
+            return json.loads(value)
+    return value
 
 
 def flatten(fields: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -41,7 +41,7 @@ class FedPerfixOptions(StrategyOptions):
     """Factor s on the plugin's output; 0 switches it off."""
     depth: Annotated[int, Field(ge=1)] | None = None
     """Plug only the last `depth` blocks; all when absent."""
-    tokens: Annotated[int, Field(ge=1)] = 4
+    tokens: Annotated[int, Field(ge=1)] = 16
     """Learnable rows of plugin = "vector"."""
     init: Literal["default", "zero"] = "default"
     """`zero` starts the plugin's output at zero; the published code does not."""

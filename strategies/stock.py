@@ -33,7 +33,9 @@ class FedAvgMOptions(StrategyOptions):
     averages: ClassVar = True
     name: Literal["fedavgm"] = "fedavgm"
     server_learning_rate: Positive = 1.0
+    """Step along the averaged update."""
     server_momentum: Decay = 0.9
+    """Share of the previous step that is kept."""
 
 
 class FedProxOptions(StrategyOptions):
@@ -43,6 +45,7 @@ class FedProxOptions(StrategyOptions):
     averages: ClassVar = True
     name: Literal["fedprox"] = "fedprox"
     proximal_mu: NonNegative = 0.01
+    """Weight mu of the proximal term; 0 is FedAvg."""
 
 
 class _FedOptOptions(StrategyOptions):
@@ -68,7 +71,9 @@ class FedAdamOptions(_FedOptOptions):
     flower: ClassVar = flower.FedAdam
     name: Literal["fedadam"] = "fedadam"
     beta_1: Decay = 0.9
+    """Decay of the first moment."""
     beta_2: Decay = 0.99
+    """Decay of the second moment."""
 
 
 class FedYogiOptions(_FedOptOptions):
@@ -77,9 +82,13 @@ class FedYogiOptions(_FedOptOptions):
     flower: ClassVar = flower.FedYogi
     name: Literal["fedyogi"] = "fedyogi"
     eta: Positive = 0.01
+    """Server learning rate."""
     eta_l: Positive = 0.0316
+    """Client learning rate as the server assumes it."""
     beta_1: Decay = 0.9
+    """Decay of the first moment."""
     beta_2: Decay = 0.99
+    """Decay of the second moment."""
 
 
 class FedMedianOptions(StrategyOptions):
@@ -103,6 +112,7 @@ class _ByzantineOptions(StrategyOptions):
 
     multiple: ClassVar[int] = 2
     num_malicious_nodes: Count = 0
+    """How many clients of a round may be malicious."""
 
     def check(self, per_round: int) -> list[str]:
         need = self.multiple * self.num_malicious_nodes + 3
@@ -127,6 +137,7 @@ class MultiKrumOptions(_ByzantineOptions):
     flower: ClassVar = flower.MultiKrum
     name: Literal["multikrum"] = "multikrum"
     num_nodes_to_select: Annotated[int, Field(ge=1)] = 1
+    """How many updates are averaged; 1 is Krum."""
 
     def check(self, per_round: int) -> list[str]:
         """Return what is wrong: also more nodes to select than a round has."""
@@ -153,4 +164,6 @@ class QFedAvgOptions(StrategyOptions):
     flower: ClassVar = flower.QFedAvg
     name: Literal["qfedavg"] = "qfedavg"
     client_learning_rate: Positive = 0.1
+    """The clients' learning rate: 1 / L in the paper."""
     q: NonNegative = 0.1
+    """How much fairness: 0 is plain averaging."""

@@ -6,7 +6,7 @@ Shapes: N samples, C channels, H height, W width.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -90,20 +90,21 @@ class FederatedData:
         """Return how many training samples of each class each client holds, int64, shape (clients, classes)."""
         return self._histogram(0)
 
-    def majority_accuracy(self) -> np.ndarray:
-        """Return the accuracy of always predicting the client's most frequent training class, on its own test samples.
+    def majority_accuracy(self, split: Literal["test", "validation"] = "test") -> np.ndarray:
+        """Return the accuracy of always predicting the client's most frequent training class, on its own held-out samples.
 
         The baseline that a model must beat to have learnt anything. Of equally frequent classes the first counts.
 
         Returns
         -------
         ndarray of float64, shape (clients,)
-            NaN for a client without training or without test samples.
+            NaN for a client without training or without held-out samples.
         """
         majority = self._histogram(0).argmax(axis=1)
-        hits = self._histogram(2)[np.arange(self.num_clients), majority]
-        known = (self.num_train > 0) & (self.num_test > 0)
-        return np.divide(hits, self.num_test, out=np.full(self.num_clients, np.nan), where=known)
+        held_out = self._histogram(1 if split == "validation" else 2)
+        hits, counts = held_out[np.arange(self.num_clients), majority], held_out.sum(axis=1)
+        known = (self.num_train > 0) & (counts > 0)
+        return np.divide(hits, counts, out=np.full(self.num_clients, np.nan), where=known)
 
     def _samples(self, client: int, part: int) -> tuple[Tensor, Tensor]:
         if not 0 <= client < self.num_clients:

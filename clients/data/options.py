@@ -155,5 +155,11 @@ class DataOptions(Options):
         return self
 
 
+def fields_of(source: str) -> list[str]:
+    """Return the fields of `[data]` that have a use with a source: its own, and those of every source."""
+    foreign = {field for field, owner, users, _ in _BELONGS if owner == "source" and source not in users}
+    return [field for field in DataOptions.model_fields if field != "source" and field not in foreign]
+
+
 def _toml(value: Any) -> str:
     return str(list(value)) if isinstance(value, tuple) else repr(value)

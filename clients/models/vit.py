@@ -32,7 +32,7 @@ CLASS_TOKEN = slice(0, 1)
 
 
 class VitOptions(ModelOptions):
-    """What `[model] name = "vit"` accepts."""
+    """A compact Vision Transformer, pre-LN, without convolutions; its attention can carry plugins."""
 
     name: Literal["vit"] = "vit"
     dim: Annotated[int, Ge(1)] = 64

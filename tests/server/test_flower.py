@@ -138,7 +138,9 @@ def test_flwr_run_gives_the_same_model_on_flowers_own_runtime(tmp_path, local_ra
     """The same ServerApp and ClientApp under `flwr run .`: same cohorts, same clients, the same numbers up to float order."""
     scripts = Path(sys.executable).parent
     app = tmp_path / "app"
-    shutil.copytree(ROOT, app, ignore=shutil.ignore_patterns(".*", "runs", "build", "*.egg-info", "__pycache__"))
+    shutil.copytree(
+        ROOT, app, ignore=shutil.ignore_patterns(".git", ".venv", ".*_cache", "runs", "build", "*.egg-info", "__pycache__")
+    )
     path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "FLWR_HOME": str(tmp_path / "home"), "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
     config = "strategy.name='fedper' federation.clients=6 federation.per_round=4"

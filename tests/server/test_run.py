@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 from small import SMALL, small
 
-from fedcosim.core.errors import RunError, StateError
+from fedcosim.core.errors import RunError, SpecError, StateError
 from fedcosim.server.record import Checkpoints, stored_spec
 from fedcosim.server.report import record_schema
 from fedcosim.server.run import resumable, resume, run
@@ -214,3 +214,16 @@ def test_two_processes_cannot_write_one_run(spec_file, runs):
     process.communicate(timeout=60)
     assert second.returncode == 2
     assert "another process is writing this run" in second.stderr
+
+
+def test_a_cohort_larger_than_the_clients_with_data_is_refused(runs):
+    """Flower's sampling would wait for them for ever."""
+    tiny = ["federation.clients=40", "federation.per_round=40", "data.alpha=0.15", "data.test_fraction=0.97"]
+    with pytest.raises(SpecError, match=r"federation.per_round = 40: only \d+ of 40 clients have training data"):
+        run(small("fedavg", *tiny), runs)
+    assert not runs.exists()
+
+
+def test_an_evaluation_on_a_split_nobody_has_is_refused(runs):
+    with pytest.raises(SpecError, match=r"evaluate.split = 'validation': no client has such data"):
+        run(small("fedavg", "evaluate.split=validation"), runs)

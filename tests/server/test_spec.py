@@ -110,3 +110,14 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     (tmp_path / "broken.toml").write_text("a = [")
     with pytest.raises(SpecError, match=r"broken\.toml: not valid TOML"):
         load(tmp_path / "broken.toml")
+
+
+def test_few_clients_all_take_part_by_default():
+    fields = override(SMALL, ["federation.clients=5", "federation.per_round="])
+    assert parse(fields).federation.per_round == 5
+
+
+@pytest.mark.parametrize("text", ["a = [", "name = 'x'"])
+def test_a_broken_spec_in_a_run_config_is_a_sentence(text):
+    with pytest.raises(SpecError):
+        from_run_config({"spec": text})

@@ -11,7 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fedcosim.server.run import resumable, resume, run
 
 
-def test_mlflow_and_tensorboard_hold_the_rounds_of_a_resumed_run(runs, tmp_path, local_ray):
+def test_mlflow_and_tensorboard_hold_the_rounds_of_a_resumed_run(runs, tmp_path, local_ray, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts of a local store
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     spec = small("fedavg", "federation.rounds=2", f"tracking.mlflow='{uri}'", "tracking.tensorboard=true", "evaluate.every=1")
     folder = run(spec, runs)
