@@ -16,23 +16,17 @@ from rich.console import Console
 from scipy import stats
 
 from fedcosim.core.errors import RunError
-from fedcosim.server.report import (
+from fedcosim.server.report import comparison, load_record, print_comparison, record_schema, write_comparison, write_report
+from fedcosim.server.report.comparison import PAIRED_FIGURES, method_labels
+from fedcosim.server.report.reading import (
     KEY_FIGURES,
-    PAIRED_FIGURES,
     by_largest_class,
     client_accuracies,
-    comparison,
     format_bytes,
     format_seconds,
     label_counts,
     learning_curve,
-    load_record,
-    method_labels,
-    print_comparison,
-    record_schema,
     standing,
-    write_comparison,
-    write_report,
 )
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "w.py", line 3, in <module>\n    x & y\nValueError: got <b>NaN</b>\n'

@@ -1,0 +1,164 @@
+"""A run's report: one self-contained page, nothing fetched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import tomli_w
+
+from .figures import Picture, run_pictures
+from .reading import ENDED_WELL, KEY_FIGURES, MISSING, Record, load_record, standing
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for a page or a terminal; all columns but the first `text_columns` hold numbers."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text_columns: int = 1
+    note: str = ""
+
+    def without_empty_columns(self) -> Table:
+        """Leave out the columns in which nothing is known."""
+        kept = [i for i in range(len(self.head)) if i < self.text_columns or any(row[i] != MISSING for row in self.rows)]
+        rows = [[row[i] for i in kept] for row in self.rows]
+        return Table(self.title, [self.head[i] for i in kept], rows, self.text_columns, self.note)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One key figure at the head of a page."""
+
+    label: str
+    value: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One client that failed in one round: the last line of its error, and all of it."""
+
+    round: int
+    client: int
+    summary: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """What page.html renders; sections without content do not appear."""
+
+    title: str
+    subtitle: str
+    status: str = ""
+    reason: str = ""
+    cards: Sequence[Card] = ()
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Table] = ()
+    failures: Sequence[Failure] = ()
+    failures_left_out: int = 0
+    spec: str = ""
+    versions: str = ""
+
+    def write(self, path: Path) -> Path:
+        """Write the page to `path` and return it."""
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(Path(__file__).parent),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        html = environment.get_template("page.html").render(page=self)
+        path.write_text(html, encoding="utf-8", newline="\n")
+        return path
+
+
+def run_cards(record: Record) -> list[Card]:
+    """Return the key figures of one run that are known."""
+    figures, spec = standing(record), record["spec"]
+    value = {key: KEY_FIGURES[key](figures.get(key)) for key in KEY_FIGURES}
+    up, dense = figures.get("bytes_up"), figures.get("bytes_up_dense")
+    federation = spec.get("federation", {})
+    cards = [
+        Card("accuracy", value["accuracy_mean"], f"± {value['accuracy_std']} over clients"),
+        Card("worst client", value["accuracy_worst"], f"10th percentile {value['accuracy_p10']}"),
+        Card("majority class", value["majority_class"], "the baseline to beat"),
+        Card("uploaded", value["bytes_up"], f"{dense / up:.3g}× less than dense" if up and dense and dense != up else "dense"),
+        Card("downloaded", value["bytes_down"]),
+        Card("privacy, ε", value["epsilon"], f"δ = {spec.get('privacy', {}).get('delta', 'unknown')}"),
+        Card("simulated time", value["sim_s"], "on the devices"),
+        Card("simulated energy", value["energy_j"], "on the devices"),
+        Card("wall-clock time", value["wall_s"], "of this simulation"),
+        Card("rounds", value["rounds"], f"of {federation['rounds']} planned" if "rounds" in federation else ""),
+    ]
+    return [card for card in cards if card.value != MISSING]
+
+
+def final_table(record: Record) -> Table:
+    """Return every final figure, rounded for people and exactly as recorded; strategies' own ones last."""
+    rows = []
+    for key, value in sorted(standing(record).items(), key=lambda item: [*KEY_FIGURES, item[0]].index(item[0])):
+        known = KEY_FIGURES.get(key)
+        exact = MISSING if value is None else json.dumps(value)
+        rows.append((known.label if known else key, key, known.unit if known else "", known(value) if known else exact, exact))
+    title = "Final figures" if record["status"] in ENDED_WELL else "Figures so far"
+    return Table(title, ("figure", "key", "unit", "value", "as recorded"), rows, text_columns=3)
+
+
+def run_failures(record: Record) -> list[Failure]:
+    """Return all failures of clients in the order they happened."""
+    return [
+        Failure(entry["round"], failed["client"], (failed["error"].strip().splitlines() or ["unknown"])[-1], failed["error"])
+        for entry in record["rounds"]
+        for failed in entry["failed"]
+    ]
+
+
+def spec_toml(spec: Mapping[str, Any]) -> str:
+    """Return a spec as TOML, without the fields that are None."""
+
+    def known(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: known(item) for key, item in value.items() if item is not None}
+        return [known(item) for item in value if item is not None] if isinstance(value, list) else value
+
+    return tomli_w.dumps(known(spec))
+
+
+def run_page(record: Record, failures_shown: int = 200) -> Page:
+    """Return the report of one run, ready to write."""
+    failures = run_failures(record)
+    started, ended = (record[key] or MISSING for key in ("started", "ended"))
+    when = f"started {started} · ended {ended}".replace("T", " ").replace("+00:00", " UTC")
+    return Page(
+        title=record["name"],
+        subtitle=f"{record['id']} · {when}",
+        status=record["status"],
+        reason=record["reason"] or "",
+        cards=run_cards(record),
+        pictures=run_pictures(record),
+        tables=[final_table(record)] if standing(record) else [],
+        failures=failures[:failures_shown],
+        failures_left_out=max(0, len(failures) - failures_shown),
+        spec=spec_toml(record["spec"]),
+        versions=" · ".join(f"{name} {version}" for name, version in sorted(record["versions"].items())),
+    )
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.html` into a run directory and return its path.
+
+    Raises
+    ------
+    RunError
+        If there is no record to report on.
+    """
+    return run_page(load_record(run_dir)).write(Path(run_dir) / "report.html")
