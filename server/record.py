@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import platform
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -64,6 +66,7 @@ class Record:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(folder)
         self._events = (folder / "events.jsonl").open("a", encoding="utf-8")
+        self._saved = -math.inf
         self.result: dict[str, Any] = {
             "schema": SCHEMA,
             "id": folder.name,
@@ -107,9 +110,11 @@ class Record:
         self._events.write(json.dumps({"time": now(), "event": kind, **fields}) + "\n")
         self._events.flush()
 
-    def save(self) -> None:
-        """Write result.json atomically."""
-        write_atomically(self.folder / "result.json", json.dumps(self.result, indent=1, allow_nan=False).encode())
+    def save(self, at_most_every_s: float = 0.0) -> None:
+        """Write result.json atomically, unless it was written less than `at_most_every_s` seconds ago."""
+        if time.monotonic() - self._saved >= at_most_every_s:
+            write_atomically(self.folder / "result.json", json.dumps(self.result, allow_nan=False).encode())
+            self._saved = time.monotonic()
 
     def add_partition(self, data: FederatedData) -> None:
         """Note who holds what, and how far one gets without learning anything from the images."""
@@ -169,10 +174,18 @@ class Record:
         unevaluated = len(clients) - len(evaluation.clients)
         self.result["final"] |= {**accuracy, "evaluated_round": line["round"], "unevaluated_clients": unevaluated}
 
-    def restore(self, result: Mapping[str, Any]) -> None:
-        """Go back to what a checkpoint knew."""
-        self.result |= {key: result[key] for key in ("rounds", "clients", "partition", "final", "started")}
-        self.event("resumed", rounds=len(result["rounds"]))
+    def progress(self) -> dict[str, Any]:
+        """Return what `restore` needs: all of result.json that the spec and the data do not already say, by column."""
+        clients = {key: [client[key] for client in self.result["clients"]] for key in ("accuracy", "loss", "rounds")}
+        return {"clients": clients, **{key: self.result[key] for key in ("rounds", "final", "started")}}
+
+    def restore(self, progress: Mapping[str, Any]) -> None:
+        """Go back to what a checkpoint knew, after `add_partition`."""
+        self.result |= {key: progress[key] for key in ("rounds", "final", "started")}
+        for key, column in progress["clients"].items():
+            for client, value in zip(self.result["clients"], column, strict=True):
+                client[key] = value
+        self.event("resumed", rounds=len(progress["rounds"]))
 
     def finish(self, status: str, reason: str | None = None) -> None:
         """Note how the run ended."""
@@ -202,19 +215,19 @@ class Record:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after a round: global arrays, the strategy's memory, which client states count, and result.json so far."""
+    """A run after a round: global arrays, the strategy's memory, which client states count, and the record's progress."""
 
     round: int
     arrays: ArrayRecord
     strategy: RecordDict
     states: Mapping[int, StateRef]
-    result: Mapping[str, Any]
+    progress: Mapping[str, Any]
 
     def to_content(self) -> RecordDict:
         """Return the checkpoint as records."""
         content = RecordDict({f"strategy.{name}": record for name, record in self.strategy.items()})
         content["arrays"] = self.arrays
-        content["json"] = ConfigRecord({"states": json.dumps(self.states), "result": json.dumps(self.result)})
+        content["json"] = ConfigRecord({"states": json.dumps(self.states), "progress": json.dumps(self.progress)})
         return content
 
     @classmethod
@@ -223,8 +236,8 @@ class Checkpoint:
         strategy = {name.removeprefix("strategy."): record for name, record in content.items() if name.startswith("strategy.")}
         text = content.config_records["json"]
         states = {int(client): StateRef(*ref) for client, ref in json.loads(str(text["states"])).items()}
-        result = json.loads(str(text["result"]))
-        return cls(number, content.array_records["arrays"], RecordDict(strategy), states, result)
+        progress = json.loads(str(text["progress"]))
+        return cls(number, content.array_records["arrays"], RecordDict(strategy), states, progress)
 
 
 class Checkpoints:

@@ -63,7 +63,7 @@ def execute(bench: Workbench, grid: Grid, record: Record, roster: Roster, listen
     record.add_partition(bench.data)
     if (latest := checkpoints.latest()) is not None:
         arrays, first = latest.arrays, latest.round + 1
-        record.restore(latest.result)
+        record.restore(latest.progress)
         strategy_state.restore(strategy, latest.strategy)
         if isinstance(grid, RayGrid):
             grid.restore(latest.states, latest.round)
@@ -92,10 +92,10 @@ def execute(bench: Workbench, grid: Grid, record: Record, roster: Roster, listen
         arrays = outcome.arrays
         line = record.add_round(outcome)
         states = grid.commit() if isinstance(grid, RayGrid) else {}
-        checkpoints.save(Checkpoint(outcome.round, arrays, strategy_state.dump(strategy), states, record.result))
+        checkpoints.save(Checkpoint(outcome.round, arrays, strategy_state.dump(strategy), states, record.progress()))
         if isinstance(grid, RayGrid):
             grid.prune()
-        record.save()
+        record.save(at_most_every_s=1.0)
         record.event("round", **line)
         for listener in listeners:
             listener.round(line)

@@ -162,5 +162,5 @@ def test_flwr_run_gives_the_same_model_on_flowers_own_runtime(tmp_path, local_ra
     assert theirs.round == ours.round == 3
     for key, array in ours.arrays.items():
         np.testing.assert_allclose(theirs.arrays[key].numpy(), array.numpy(), atol=1e-5)
-    assert theirs.result["final"]["accuracy_mean"] == pytest.approx(ours.result["final"]["accuracy_mean"], abs=0.02)
-    assert theirs.result["final"]["bytes_up"] == ours.result["final"]["bytes_up"]
+    assert theirs.progress["final"]["accuracy_mean"] == pytest.approx(ours.progress["final"]["accuracy_mean"], abs=0.02)
+    assert theirs.progress["final"]["bytes_up"] == ours.progress["final"]["bytes_up"]
