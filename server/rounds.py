@@ -140,6 +140,8 @@ class Rounds:
         Time for the replies of one round.
     progress : callable
         Told whenever replies have come in.
+    accepted : callable
+        Told when a round's training counts: new client states count from then on, the round's own evaluation included.
     """
 
     strategy: Strategy
@@ -152,6 +154,7 @@ class Rounds:
     min_reply_fraction: float = 0.5
     timeout_s: float = 3600.0
     progress: Progress = lambda *_: None
+    accepted: Callable[[], object] = lambda: None
 
     def run(self, arrays: ArrayRecord, first: int = 1) -> Iterator[Outcome]:
         """Train and evaluate, from round `first` to `last`; the caller may stop after any round.
@@ -165,6 +168,7 @@ class Rounds:
             started = time.perf_counter()
             outcome = self._train(number, arrays)
             arrays = outcome.arrays
+            self.accepted()
             if number % self.evaluate_every == 0 or number == self.last:
                 outcome.evaluation = self.evaluate(number, arrays)
             outcome.wall_s = time.perf_counter() - started

@@ -84,6 +84,7 @@ def execute(bench: Workbench, grid: Grid, record: Record, roster: Roster, listen
         min_reply_fraction=spec.federation.min_reply_fraction,
         timeout_s=spec.federation.timeout_s,
         progress=progress,
+        accepted=grid.commit if isinstance(grid, RayGrid) else lambda: None,
     )
     stop = StopRule(spec.stop)
     if any(stop.reached(line) for line in record.result["rounds"]):
@@ -91,7 +92,7 @@ def execute(bench: Workbench, grid: Grid, record: Record, roster: Roster, listen
     for outcome in rounds.run(arrays, first):
         arrays = outcome.arrays
         line = record.add_round(outcome)
-        states = grid.commit() if isinstance(grid, RayGrid) else {}
+        states = dict(grid.states) if isinstance(grid, RayGrid) else {}
         checkpoints.save(Checkpoint(outcome.round, arrays, strategy_state.dump(strategy), states, record.progress()))
         if isinstance(grid, RayGrid):
             grid.prune()

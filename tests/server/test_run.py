@@ -88,6 +88,13 @@ def test_the_model_file_holds_the_shared_parameters(finished):
     assert not any("plugin" in key or key.startswith("head") for key in model)
 
 
+def test_a_client_is_judged_with_what_it_has_just_learned(runs, local_ray):
+    """Without federation a client's accuracy after its round is that of its newest state, not of the one before."""
+    spec = small("local", "federation.rounds=1", "federation.per_round=6", "evaluate.every=1", "train.epochs=40")
+    record = result(run(spec, runs))
+    assert record["final"]["accuracy_mean"] > 0.5
+
+
 def test_i10_the_number_of_workers_does_not_change_a_byte(finished, runs):
     alone = run(small("fedperfix", "federation.rounds=5", "engine.workers=1"), runs)
     assert final_bytes(alone) == final_bytes(finished)
