@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.app.metadata import Metadata
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from ..core.records import Layout, WeightedMean, array_bytes, check_update, layout, private_copy
+from ..core.records import Layout, WeightedMean, array_bytes, check_update, layout, of_kind, private_copy
 from .state import StateRef, StateStore
 
 COHORT = "fedcosim.cohort"  # the record of a reply that says which clients it speaks for
@@ -58,13 +58,15 @@ class Worker:
         self._app, self._run_config, self._num_clients = client_app, dict(run_config), num_clients
         self._states = StateStore(Path(state_root))
 
-    def handle(self, content: RecordDict, jobs: list[Job], generation: int, average: bool) -> ChunkReply:
-        """Run the app for every job of a chunk.
+    def handle(self, content: RecordDict, chunks: list[list[Job]], generation: int, average: bool) -> list[ChunkReply]:
+        """Run the app for every job of some chunks.
 
         Parameters
         ----------
         content : RecordDict
             What the server sent to all of these clients.
+        chunks : list of list of Job
+            Each gets a reply of its own.
         generation : int
             The generation that new client states get.
         average : bool
@@ -72,11 +74,14 @@ class Worker:
 
         Returns
         -------
-        ChunkReply
+        list of ChunkReply
             A client whose app raised, or whose update is unusable, is in it as a Flower error reply; its state is as before.
         """
+        expected = {key: spec for record in of_kind(content, ArrayRecord).values() for key, spec in layout(record).items()}
+        return [self._handle(content, jobs, expected, generation, average) for jobs in chunks]
+
+    def _handle(self, content: RecordDict, jobs: list[Job], expected: Layout, generation: int, average: bool) -> ChunkReply:
         reply, mean = ChunkReply(), WeightedMean()
-        expected = {key: spec for record in content.array_records.values() for key, spec in layout(record).items()}
         merged: list[tuple[Message, ConfigRecord]] = []
         for job in jobs:
             message = Message(private_copy(content), metadata=job.metadata)  # type: ignore[call-overload]

@@ -15,7 +15,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors.numpy
@@ -34,6 +34,14 @@ warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserW
 @lru_cache(maxsize=64)
 def _dtype_name(dtype: np.dtype) -> str:
     return str(dtype)  # slow in NumPy, and needed for every array of every message
+
+
+R = TypeVar("R", ArrayRecord, MetricRecord, ConfigRecord)
+
+
+def of_kind(content: RecordDict, kind: type[R]) -> dict[str, R]:
+    """Return a content's records of one kind; Flower's `array_records` and its like cost more than handling an update."""
+    return {name: record for name, record in content.items() if isinstance(record, kind)}
 
 
 class LazyArray(Array):
@@ -145,7 +153,7 @@ def array_bytes(content: RecordDict) -> int:
     Keys, .npy headers and numbers count; Flower's own message framing, a few hundred bytes, does not.
     """
     total = 0
-    for record in content.array_records.values():
+    for record in of_kind(content, ArrayRecord).values():
         for key, array in record.items():
             total += len(key)
             if isinstance(array, LazyArray):
@@ -176,12 +184,13 @@ def check_update(content: RecordDict, expected: Layout) -> None:
     PayloadError
         Naming the first array that is missing, unexpected, of another dtype or shape, or not finite.
     """
-    if len(content.array_records) != 1 or len(content.metric_records) != 1:
+    records, metric_records = of_kind(content, ArrayRecord), of_kind(content, MetricRecord)
+    if len(records) != 1 or len(metric_records) != 1:
         raise PayloadError("an update must hold exactly one ArrayRecord and one MetricRecord")
-    (metrics,) = content.metric_records.values()
+    (metrics,) = metric_records.values()
     if not isinstance(metrics.get(WEIGHT_KEY), (int, float)) or not metrics[WEIGHT_KEY] > 0:  # type: ignore[operator]
         raise PayloadError(f"the update's {WEIGHT_KEY!r} is {metrics.get(WEIGHT_KEY)!r}; it must be a number above 0")
-    (record,) = content.array_records.values()
+    (record,) = records.values()
     if odd := sorted(record.keys() ^ expected.keys()):
         where = "missing from" if odd[0] in expected else "unexpected in"
         raise PayloadError(f"array {odd[0]!r} is {where} the update ({len(odd)} such keys)")
@@ -208,8 +217,8 @@ class WeightedMean:
 
     def add(self, content: RecordDict) -> None:
         """Add one content that `check_update` would pass."""
-        ((arrays_name, arrays),) = content.array_records.items()
-        ((metrics_name, metrics),) = content.metric_records.items()
+        ((arrays_name, arrays),) = of_kind(content, ArrayRecord).items()
+        ((metrics_name, metrics),) = of_kind(content, MetricRecord).items()
         self._names = (arrays_name, metrics_name)
         weight = metrics[WEIGHT_KEY]
         self.weight += weight  # type: ignore[operator]

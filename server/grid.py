@@ -32,7 +32,9 @@ from ..core.records import lazy
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 START_TIMEOUT_S = 180
-QUEUED_PER_WORKER = 2  # one in work, one waiting: a worker never idles for the driver
+QUEUED_PER_WORKER = 2  # one call in work, one waiting: a worker never idles for the driver
+LEAST_CHUNKS, LARGEST_CHUNK = 8, 16  # a small cohort still keeps eight workers busy; a lost chunk costs 16 clients at most
+INLINE_BYTES = 2**20  # replies up to this size travel with Ray's answer instead of through its object store
 
 
 @dataclass
@@ -160,9 +162,9 @@ class RayGrid(Grid):
         arrived = [i for i in message_ids if self._pushed.get(i) is not None]
         return [self._pushed.pop(i) for i in arrived]  # type: ignore[misc]
 
-    def hand(self, worker: int, content: ray.ObjectRef, jobs: list[Job], average: bool) -> ray.ObjectRef:
-        """Give jobs to one worker; return where its `ChunkReply` will be."""
-        return self._workers[worker].handle.remote(content, jobs, self.generation + 1, average)
+    def hand(self, worker: int, content: ray.ObjectRef, chunks: list[list[Job]], average: bool) -> ray.ObjectRef:
+        """Give chunks to one worker; return where its `ChunkReply`s will be."""
+        return self._workers[worker].handle.remote(content, chunks, self.generation + 1, average)
 
     def keep(self, states: Mapping[int, StateRef]) -> None:
         """Note client states of good replies; they count from the next `commit` on."""
@@ -207,7 +209,7 @@ class RayGrid(Grid):
         with the least so far.
         """
         cost = {m.metadata.dst_node_id: self.sizes[m.metadata.dst_node_id] for m in messages}
-        largest = self.chunk or min(5, max(1, len(messages) // 10))
+        largest = self.chunk or min(LARGEST_CHUNK, -(-len(messages) // LEAST_CHUNKS))
         bins: list[list[Message]] = [[] for _ in range(-(-len(messages) // largest))]
         lightest = [(0, 0, i) for i in range(len(bins))]  # a heap of (load, clients, bin)
         for message in sorted(messages, key=lambda m: (-cost[m.metadata.dst_node_id], m.metadata.dst_node_id)):
@@ -228,7 +230,7 @@ class _Flight:
         contents = [(ray.put(lazy(group[0].content)), group) for group in by_content.values()]
         parts = [(messages, content) for content, group in contents for messages in grid.chunks(group)]
         self._waiting = deque(Chunk(turn, messages, content) for turn, (messages, content) in enumerate(parts))
-        self._in_work: dict[ray.ObjectRef, tuple[Chunk, int]] = {}
+        self._in_work: dict[ray.ObjectRef, tuple[list[Chunk], int]] = {}
         self._queues: list[list[ray.ObjectRef]] = [[] for _ in range(grid.num_workers)]
         self._outstanding = [1] * len(parts)  # parts of a turn still to arrive: more than one once a chunk was split
         self._arrived: dict[int, list[tuple[int, list[Message]]]] = {}
@@ -254,32 +256,49 @@ class _Flight:
             self._next += 1
 
     def _hand_out(self) -> None:
-        window = 2 * QUEUED_PER_WORKER * len(self._queues)  # bounds what can arrive ahead of its turn
-        while self._waiting and self._waiting[0].turn < self._next + window:
+        while self._waiting:
             worker = min(range(len(self._queues)), key=lambda i: len(self._queues[i]))
-            if len(self._queues[worker]) >= QUEUED_PER_WORKER:
+            if len(self._queues[worker]) >= QUEUED_PER_WORKER or not (chunks := self._next_chunks()):
                 return
-            chunk = self._waiting.popleft()
             jobs = [
-                Job(m.metadata, m.metadata.dst_node_id, self._grid.states.get(m.metadata.dst_node_id)) for m in chunk.messages
+                [Job(m.metadata, m.metadata.dst_node_id, self._grid.states.get(m.metadata.dst_node_id)) for m in chunk.messages]
+                for chunk in chunks
             ]
-            average = self._average and chunk.messages[0].metadata.message_type.startswith("train")
-            ref = self._grid.hand(worker, chunk.content, jobs, average)
+            average = self._average and chunks[0].messages[0].metadata.message_type.startswith("train")
+            ref = self._grid.hand(worker, chunks[0].content, jobs, average)
             self._queues[worker].append(ref)
-            self._in_work[ref] = (chunk, worker)
+            self._in_work[ref] = (chunks, worker)
+
+    def _next_chunks(self) -> list[Chunk]:
+        """Take what one call carries: of one content, many chunks at first, single ones at the end, retried ones alone.
+
+        Guided self-scheduling (Polychronopoulos and Kuck 1987): a call costs as much as a short chunk, and the last ones
+        decide how evenly workers finish.
+        """
+        fair_share = len(self._waiting) / (1.5 * len(self._queues))
+        end = self._next + 4 * QUEUED_PER_WORKER * len(self._queues)  # bounds what can arrive ahead of its turn
+        taken: list[Chunk] = []
+        while self._waiting and self._waiting[0].turn < end and len(taken) < fair_share:
+            chunk = self._waiting[0]
+            if taken and (chunk.content != taken[0].content or chunk.attempts or taken[0].attempts):
+                break
+            taken.append(self._waiting.popleft())
+        return taken
 
     def _receive(self, ref: ray.ObjectRef) -> None:
-        chunk, worker = self._in_work.pop(ref)
+        chunks, worker = self._in_work.pop(ref)
         in_hand = self._queues[worker][0] == ref
         self._queues[worker].remove(ref)
         try:
-            reply: ChunkReply = ray.get(ref)
+            replies: list[ChunkReply] = ray.get(ref)
         except RayError as error:
-            chunk.attempts += in_hand  # what only stood in the dead worker's queue is not to blame
-            self._try_again(chunk, f"its worker process died: {type(error).__name__}: {error}")
+            for chunk in reversed(chunks):
+                chunk.attempts += in_hand  # what only stood in the dead worker's queue is not to blame
+                self._try_again(chunk, f"its worker process died: {type(error).__name__}: {error}")
             return
-        self._grid.keep(reply.states)
-        self._arrive(chunk, reply.messages)
+        for chunk, reply in zip(chunks, replies, strict=True):
+            self._grid.keep(reply.states)
+            self._arrive(chunk, reply.messages)
 
     def _try_again(self, chunk: Chunk, reason: str) -> None:
         """Hand a chunk out again; after too many deaths, its clients one by one, to find out whose fault it is."""
@@ -294,7 +313,7 @@ class _Flight:
     def _expire(self) -> None:
         """Answer for all that is late, and restart the workers that are still at it."""
         self._grid.restart({worker for _, worker in self._in_work.values()})
-        for chunk in [*self._waiting, *(chunk for chunk, _ in self._in_work.values())]:
+        for chunk in [*self._waiting, *(chunk for chunks, _ in self._in_work.values() for chunk in chunks)]:
             self._fail(chunk, "no reply in time (federation.timeout_s)")
         self._waiting.clear()
         self._in_work.clear()
@@ -325,6 +344,7 @@ def start_ray(address: str, workers: int | None = None, **options: Any) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_max_direct_call_object_size", str(INLINE_BYTES))
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
     try:
         if address == "local":

@@ -67,7 +67,7 @@ class EngineOptions(Options):
     retries: Annotated[int, Field(ge=0)] = 2
     """How often work is handed out again after its worker process died."""
     chunk: Annotated[int, Field(ge=1)] | None = None
-    """Most clients handed to a worker at once (about a tenth of the cohort, at most 5, when absent)."""
+    """Most clients averaged into one reply (an eighth of the cohort, at most 16, when absent)."""
 
 
 class StopOptions(Options):
