@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,12 @@ from ..core.records import Layout, WeightedMean, array_bytes, check_update, layo
 from .state import StateRef, StateStore
 
 COHORT = "fedcosim.cohort"  # the record of a reply that says which clients it speaks for
+PRIVACY = "fedcosim.privacy"  # the record of a reply that says what its client has spent
+
+
+def epsilon_spent(content: RecordDict) -> float:
+    """Return the privacy that a client says it has spent so far, this update included; 0 where nothing is promised."""
+    return float(content[PRIVACY]["epsilon"]) if PRIVACY in content else 0.0  # type: ignore[arg-type,call-overload,index]
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,10 @@ class Worker:
     ) -> None:
         self._app, self._run_config, self._num_clients = client_app, dict(run_config), num_clients
         self._states = StateStore(Path(state_root))
+
+    def compute(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """Do a piece of the server's work."""
+        return function(*arguments)
 
     def handle(self, content: RecordDict, chunks: list[list[Job]], generation: int, average: bool) -> list[ChunkReply]:
         """Run the app for every job of some chunks.
@@ -112,14 +122,16 @@ class Worker:
         state = self._states.load(job.client, job.state)
         context = Context(message.metadata.run_id, job.client, config, state, self._run_config)  # type: ignore[arg-type]
         answer = self._app(message, context)
-        size = 0
+        size, epsilon = 0, 0.0
         if answer.has_content():
             size = array_bytes(answer.content)
+            epsilon = epsilon_spent(answer.content)
             if message.metadata.message_type.startswith("train"):
-                check_update(answer.content, expected)
+                check_update(answer.content, expected if message.metadata.message_type == "train" else None)
                 if context.state:
                     states[job.client] = self._states.save(job.client, generation, context.state)
-        return answer, ConfigRecord({"clients": [job.client], "bytes": [size], "seconds": [time.perf_counter() - started]})
+        seconds = time.perf_counter() - started
+        return answer, ConfigRecord({"clients": [job.client], "bytes": [size], "seconds": [seconds], "epsilon": [epsilon]})
 
 
 def _merged(mean: WeightedMean, merged: list[tuple[Message, ConfigRecord]]) -> Message:

@@ -41,6 +41,10 @@ class PayloadError(FedcosimError):
     """A message carries arrays that are not what the receiver expects (keys, shapes, dtypes, finiteness)."""
 
 
+class PrivacyError(FedcosimError):
+    """A client has released all that its promise allows."""
+
+
 class StateError(FedcosimError):
     """Client state or a checkpoint is missing, damaged, or of another run."""
 

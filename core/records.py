@@ -172,12 +172,21 @@ def layout(arrays: ArrayRecord) -> Layout:
 
 
 def as_laid_out(arrays: ArrayRecord, expected: Layout) -> ArrayRecord:
-    """Return the arrays in the expected dtypes (some of Flower's strategies compute, and reply, in float64)."""
-    return array_record({key: view(array).astype(expected[key][0], copy=False) for key, array in arrays.items()})
+    """Return the arrays in the expected dtypes (some of Flower's strategies compute, and reply, in float64).
+
+    Arrays of which nothing is expected, such as an ensemble's members, stay as they are.
+    """
+    known = {key: expected[key][0] for key in arrays if key in expected}
+    return array_record({key: view(array).astype(known.get(key, array.dtype), copy=False) for key, array in arrays.items()})
 
 
-def check_update(content: RecordDict, expected: Layout) -> None:
+def check_update(content: RecordDict, expected: Layout | None) -> None:
     """Refuse an update that is not one ArrayRecord and one MetricRecord of the expected layout, all finite.
+
+    Parameters
+    ----------
+    expected : Layout, optional
+        None where only the receiver knows what it expects.
 
     Raises
     ------
@@ -191,6 +200,14 @@ def check_update(content: RecordDict, expected: Layout) -> None:
     if not isinstance(metrics.get(WEIGHT_KEY), (int, float)) or not metrics[WEIGHT_KEY] > 0:  # type: ignore[operator]
         raise PayloadError(f"the update's {WEIGHT_KEY!r} is {metrics.get(WEIGHT_KEY)!r}; it must be a number above 0")
     (record,) = records.values()
+    if expected is not None:
+        _check_layout(record, expected)
+    for key, array in record.items():
+        if array.dtype.startswith(("float", "complex")) and not np.isfinite(view(array).sum(dtype=np.float64)):
+            raise PayloadError(f"array {key!r} holds NaN or infinity")
+
+
+def _check_layout(record: ArrayRecord, expected: Layout) -> None:
     if odd := sorted(record.keys() ^ expected.keys()):
         where = "missing from" if odd[0] in expected else "unexpected in"
         raise PayloadError(f"array {odd[0]!r} is {where} the update ({len(odd)} such keys)")
@@ -198,8 +215,6 @@ def check_update(content: RecordDict, expected: Layout) -> None:
         if (array.dtype, tuple(array.shape)) != expected[key]:
             dtype, shape = expected[key]
             raise PayloadError(f"array {key!r} is {array.dtype}{list(array.shape)}, expected {dtype}{list(shape)}")
-        if array.dtype.startswith(("float", "complex")) and not np.isfinite(view(array).sum()):
-            raise PayloadError(f"array {key!r} holds NaN or infinity")
 
 
 class WeightedMean:

@@ -11,7 +11,7 @@ import heapq
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
 from ..clients.state import StateRef, StateStore
 from ..clients.worker import ChunkReply, Job, Worker
@@ -166,6 +166,42 @@ class RayGrid(Grid):
         """Give chunks to one worker; return where its `ChunkReply`s will be."""
         return self._workers[worker].handle.remote(content, chunks, self.generation + 1, average)
 
+    def map(self, function: Callable[..., Any], items: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """Spread server-side work over the workers: call `function` for every tuple of arguments.
+
+        Parameters
+        ----------
+        function : callable
+            Importable by name; what it returns must not depend on the process it runs in.
+
+        Yields
+        ------
+        object
+            Results, in the order of `items`. A worker that dies costs a retry; what the function raises is raised here.
+        """
+        waiting = deque((number, item, 0) for number, item in enumerate(items))
+        idle = list(range(self.num_workers))
+        in_work: dict[ray.ObjectRef, tuple[int, tuple[Any, ...], int, int]] = {}
+        arrived: dict[int, Any] = {}
+        turn = 0
+        while waiting or in_work:
+            while waiting and idle:
+                (number, item, deaths), worker = waiting.popleft(), idle.pop()
+                in_work[self._workers[worker].compute.remote(function, item)] = (number, item, deaths, worker)
+            for ref in ray.wait(list(in_work))[0]:
+                number, item, deaths, worker = in_work.pop(ref)
+                try:
+                    arrived[number] = ray.get(ref)
+                except RayActorError:
+                    if deaths == self.retries:
+                        raise
+                    waiting.appendleft((number, item, deaths + 1))
+                    self.await_restart(worker)
+                idle.append(worker)
+            while turn in arrived:
+                yield arrived.pop(turn)
+                turn += 1
+
     def keep(self, states: Mapping[int, StateRef]) -> None:
         """Note client states of good replies; they count from the next `commit` on."""
         self._fresh |= states
@@ -174,6 +210,18 @@ class RayGrid(Grid):
         """Kill worker processes; Ray starts them anew."""
         for worker in workers:
             ray.kill(self._workers[worker], no_restart=False)
+
+    def await_restart(self, worker: int) -> None:
+        """Wait for a worker that Ray is starting anew; until then calls to it fail at once."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                ray.get(self._workers[worker].__ray_ready__.remote())
+                return
+            except ActorUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def commit(self) -> dict[int, StateRef]:
         """Make the client states of this round's good replies the ones that count; return all that count."""
@@ -286,19 +334,29 @@ class _Flight:
         return taken
 
     def _receive(self, ref: ray.ObjectRef) -> None:
-        chunks, worker = self._in_work.pop(ref)
-        in_hand = self._queues[worker][0] == ref
-        self._queues[worker].remove(ref)
+        if ref not in self._in_work:  # lost together with the worker that an earlier one was lost with
+            return
+        chunks, worker = self._in_work[ref]
         try:
             replies: list[ChunkReply] = ray.get(ref)
         except RayError as error:
-            for chunk in reversed(chunks):
-                chunk.attempts += in_hand  # what only stood in the dead worker's queue is not to blame
-                self._try_again(chunk, f"its worker process died: {type(error).__name__}: {error}")
+            self._lose(worker, f"its worker process died: {type(error).__name__}: {error}")
             return
+        del self._in_work[ref]
+        self._queues[worker].remove(ref)
         for chunk, reply in zip(chunks, replies, strict=True):
             self._grid.keep(reply.states)
             self._arrive(chunk, reply.messages)
+
+    def _lose(self, worker: int, reason: str) -> None:
+        """Hand out again what a dead worker had; only the call it died of is to blame, not those in its queue."""
+        lost, self._queues[worker] = self._queues[worker], []
+        self._grid.await_restart(worker)
+        for place, ref in reversed(list(enumerate(lost))):
+            chunks, _ = self._in_work.pop(ref)
+            for chunk in reversed(chunks):
+                chunk.attempts += place == 0
+                self._try_again(chunk, reason)
 
     def _try_again(self, chunk: Chunk, reason: str) -> None:
         """Hand a chunk out again; after too many deaths, its clients one by one, to find out whose fault it is."""

@@ -16,9 +16,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from ..clients.worker import COHORT
+from ..clients.worker import COHORT, epsilon_spent
 from ..core.errors import PayloadError, RoundError
-from ..core.records import WEIGHT_KEY, WeightedMean, array_bytes, as_laid_out, check_update, layout
+from ..core.records import WEIGHT_KEY, Layout, WeightedMean, array_bytes, as_laid_out, check_update, layout
 from ..core.seeds import seed_globals
 
 
@@ -85,6 +85,8 @@ class Tally:
     bytes_up: int = 0
     bytes_down: int = 0
     client_seconds: float = 0.0
+    epsilon: float = 0.0
+    """The most that any client of this round has spent of its privacy so far; 0 where nothing is promised."""
 
 
 ACCURACIES = tuple(f"accuracy_{figure}" for figure in ("mean", "std", "p10", "p90", "worst", "weighted"))
@@ -98,7 +100,22 @@ class Evaluation:
     accuracy: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     num_examples: list[int] = field(default_factory=list)
+    class_correct: list[list[int]] = field(default_factory=list)
+    class_total: list[list[int]] = field(default_factory=list)
+    member_correct: list[list[int]] = field(default_factory=list)
     failed: list[tuple[int, str]] = field(default_factory=list)
+
+    def details(self) -> dict[str, Any]:
+        """Return what clients that say more allow to say: recall of every class, and what members of an ensemble reach."""
+        details: dict[str, Any] = {}
+        if all(self.class_total):
+            correct, total = np.sum(self.class_correct, axis=0), np.sum(self.class_total, axis=0)
+            details["class_recall"] = [float(c / n) if n else None for c, n in zip(correct, total, strict=True)]
+        if all(self.member_correct):
+            accuracy = np.sum(self.member_correct, axis=0) / np.sum(self.num_examples)
+            details["best_member_accuracy"] = float(accuracy.max())
+            details["mean_member_accuracy"] = float(accuracy.mean())
+        return details
 
     def summary(self) -> dict[str, float]:
         """Return mean, std (population), percentiles and worst over clients, and the mean over samples (fractions)."""
@@ -140,6 +157,8 @@ class Rounds:
         Time for the replies of one round.
     progress : callable
         Told whenever replies have come in.
+    expects : callable
+        The layout of a client's update where that is not the layout of the arrays it was sent; None: it is.
     accepted : callable
         Told when a round's training counts: new client states count from then on, the round's own evaluation included.
     """
@@ -154,6 +173,7 @@ class Rounds:
     min_reply_fraction: float = 0.5
     timeout_s: float = 3600.0
     progress: Progress = lambda *_: None
+    expects: Callable[[int], Layout | None] = lambda _: None
     accepted: Callable[[], object] = lambda: None
 
     def run(self, arrays: ArrayRecord, first: int = 1) -> Iterator[Outcome]:
@@ -184,7 +204,7 @@ class Rounds:
         tally.bytes_down = sum(sizes[id(m.content)] for m in messages)
         expected = layout(arrays)
         replies = self._counted(number, messages, expected, tally)
-        averaged, metrics = self.strategy.aggregate_train(number, _folded(replies) if self.average else list(replies))
+        received = list(_folded(replies) if self.average else replies)
         needed = max(1, int(np.ceil(self.min_reply_fraction * len(messages))))
         if len(tally.replied) < needed:
             first = f" First failure, client {tally.failed[0][0]}:\n{tally.failed[0][1]}" if tally.failed else ""
@@ -192,24 +212,29 @@ class Rounds:
                 f"round {number}: {len(tally.replied)} of {len(messages)} clients replied with something usable, "
                 f"{needed} are needed (federation.min_reply_fraction = {self.min_reply_fraction}).{first}"
             )
+        averaged, metrics = self.strategy.aggregate_train(number, received)
         if averaged is not None:
             arrays = as_laid_out(averaged, expected)
         return Outcome(number, arrays, metrics, tally, 0.0)
 
-    def _counted(self, number: int, messages: list[Message], expected: dict, tally: Tally) -> Iterator[Message]:
+    def _counted(self, number: int, messages: list[Message], sent: Layout, tally: Tally) -> Iterator[Message]:
         """Pass replies on while counting them; what is not usable is noted and goes no further."""
         for reply in self.grid.send_and_receive(messages, timeout=self.timeout_s):
             client = self._client(reply.metadata.src_node_id)
             try:
                 note = _take_note(reply)
-                if note is None:  # a reply with a note comes from a worker that has checked it
-                    check_update(reply.content, expected)
+                expected = self.expects(client)
+                if (
+                    note is None or expected is not None
+                ):  # a reply with a note comes from a worker that has compared it with `sent`
+                    check_update(reply.content, expected or sent)
             except PayloadError as error:
                 tally.failed.append((client, str(error)))
             else:
                 tally.replied += note["clients"] if note else [client]
                 tally.bytes_up += sum(note["bytes"]) if note else array_bytes(reply.content)
                 tally.client_seconds += sum(note["seconds"]) if note else 0.0
+                tally.epsilon = max(tally.epsilon, *(note["epsilon"] if note else [epsilon_spent(reply.content)]))
                 yield reply
             self.progress(number, "train", len(tally.replied) + len(tally.failed), len(messages))
 
@@ -239,6 +264,9 @@ class Rounds:
             evaluation.accuracy.append(float(metrics["accuracy"]))  # type: ignore[arg-type]
             evaluation.loss.append(float(metrics["loss"]))  # type: ignore[arg-type]
             evaluation.num_examples.append(int(metrics[WEIGHT_KEY]))  # type: ignore[arg-type]
+            evaluation.class_correct.append(list(metrics.get("class_correct", [])))  # type: ignore[arg-type]
+            evaluation.class_total.append(list(metrics.get("class_total", [])))  # type: ignore[arg-type]
+            evaluation.member_correct.append(list(metrics.get("member_correct", [])))  # type: ignore[arg-type]
         return evaluation
 
     def _client(self, node_id: int) -> int:

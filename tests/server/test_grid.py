@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 from hypothesis import given
 from hypothesis import strategies as st
-from small import small
+from small import setting, small
 
 from fedcosim.clients.client_app import app as client_app
 from fedcosim.core.errors import RoundError, SpecError
@@ -292,6 +292,19 @@ def training(tmp_path_factory, local_ray):
     grid.close()
 
 
+def test_server_work_is_spread_in_order_and_survives_a_worker(grid, tmp_path):
+    """The first worker that meets seven dies of it; the results are those of a loop."""
+
+    def square(number: int, folder: str) -> int:
+        if number == 7 and not (marker := Path(folder) / "died").exists():
+            marker.touch()
+            os._exit(1)
+        return number * number
+
+    assert list(grid.map(square, [(n, str(tmp_path)) for n in range(20)])) == [n * n for n in range(20)]
+    assert (tmp_path / "died").exists()
+
+
 @pytest.mark.parametrize("name", STOCK)
 def test_every_stock_strategy_trains_and_resumes(name, training, one_client):
     """Two rounds in one go equal one round, its memory through the checkpoint format, and another round."""
@@ -306,11 +319,11 @@ def test_every_stock_strategy_trains_and_resumes(name, training, one_client):
     def rounds(strategy, last: int) -> Rounds:
         return Rounds(strategy, training, roster, seed=1, last=last, average=spec.strategy.averages, evaluate_every=9)
 
-    in_one_go = list(rounds(spec.strategy.build(6, 6), 2).run(initial))
-    strategy = spec.strategy.build(6, 6)
+    in_one_go = list(rounds(spec.strategy.build(setting(spec, 6, 6)), 2).run(initial))
+    strategy = spec.strategy.build(setting(spec, 6, 6))
     (first,) = rounds(strategy, 1).run(initial)
     memory = from_bytes(to_bytes(strategy_state.dump(strategy)))
-    again = spec.strategy.build(6, 6)
+    again = spec.strategy.build(setting(spec, 6, 6))
     strategy_state.restore(again, memory)
     (second,) = rounds(again, 2).run(first.arrays, first=2)
     assert {k: a.data for k, a in second.arrays.items()} == {k: a.data for k, a in in_one_go[1].arrays.items()}
