@@ -5,8 +5,10 @@ Shapes: N = batch, C, H, W = channels, height, width, K = classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.options import Options
+from ..privacy import DpSgd, Private, poisson_batches
 
 
 class TrainOptions(Options):
@@ -84,21 +87,96 @@ def train(
     return total.item() / (options.epochs * len(y_N))
 
 
+def fit(
+    model: nn.Module,
+    x_NCHW: Tensor,
+    y_N: Tensor,
+    options: TrainOptions,
+    order: torch.Generator,
+    private: Private | None = None,
+    proximal_mu: float = 0.0,
+) -> float | None:
+    """Train in place, by DP-SGD where `private` says how; return the mean loss, None where that would tell of records."""
+    if private is None:
+        return train(model, x_NCHW, y_N, options, order, proximal_mu)
+    train_private(model, x_NCHW, y_N, options, private.sigma, private.max_grad_norm, order, private.noise)
+    return None
+
+
+def private_steps(num_records: int, options: TrainOptions) -> int:
+    """Return how many steps `train_private` takes: as many as `train` on that many samples."""
+    return options.epochs * math.ceil(num_records / options.batch_size)
+
+
+def train_private(
+    model: nn.Module,
+    x_NCHW: Tensor,
+    y_N: Tensor,
+    options: TrainOptions,
+    sigma: float,
+    max_grad_norm: float,
+    order: torch.Generator,
+    noise: torch.Generator,
+) -> int:
+    """Train in place by DP-SGD, in steps that sample every record with probability `options.batch_size` / N.
+
+    Inputs stay in NCHW order whatever layout the model wants: Opacus needs that one, and would have them copied back.
+
+    Parameters
+    ----------
+    sigma, max_grad_norm : float
+        Noise multiplier and clip norm of `DpSgd`.
+    order : torch.Generator
+        Decides which records each step samples.
+    noise : torch.Generator
+        Gives the noise.
+
+    Returns
+    -------
+    int
+        Steps taken. There is no loss to return: it would be a statistic without noise.
+    """
+    model.train()
+    steps = private_steps(len(y_N), options)
+    optimizer = options.build_optimizer(list(model.parameters()))
+    with DpSgd(model, optimizer, sigma, max_grad_norm, options.batch_size, noise) as dp:
+        for batch in poisson_batches(len(y_N), options.batch_size / len(y_N), steps, order):
+            dp.step(partial(_row_losses, x_NCHW=x_NCHW[batch], y_N=y_N[batch], options=options), len(batch))
+    return steps
+
+
+def _row_losses(model: nn.Module, x_NCHW: Tensor, y_N: Tensor, options: TrainOptions) -> Tensor:
+    with _autocast(options):
+        return F.cross_entropy(model(x_NCHW), y_N, reduction="none")
+
+
 @torch.inference_mode()
-def evaluate(model: nn.Module, x_NCHW: Tensor, y_N: Tensor, options: TrainOptions) -> tuple[float, float]:
-    """Return mean cross-entropy and accuracy (0 to 1) over the given samples."""
+def predict(model: nn.Module, x_NCHW: Tensor, options: TrainOptions) -> Tensor:
+    """Return the logarithm of the probability of every class, shape (N, K)."""
     model.eval()
-    loss = correct = 0.0
-    for x_b, y_b in _batches(_as_model_wants(model, x_NCHW), y_N, size=256):
+    batches = []
+    for x_b in _as_model_wants(model, x_NCHW).split(256):
         with _autocast(options):
-            logits_NK = model(x_b).float()
-        loss += F.cross_entropy(logits_NK, y_b, reduction="sum").item()
-        correct += (logits_NK.argmax(1) == y_b).sum().item()
-    return loss / len(y_N), correct / len(y_N)
+            batches.append(model(x_b).float().log_softmax(dim=1))
+    return torch.cat(batches)
 
 
-def _batches(x_NCHW: Tensor, y_N: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(x_NCHW.split(size), y_N.split(size), strict=True)
+def score(log_p_NK: Tensor, y_N: Tensor) -> dict[str, float | list[int]]:
+    """Judge predictions.
+
+    Returns
+    -------
+    dict
+        `loss`, the mean cross-entropy; `accuracy`, 0 to 1; `class_correct` and `class_total`, samples of each class.
+    """
+    classes = log_p_NK.shape[1]
+    hits_N = log_p_NK.argmax(1) == y_N
+    return {
+        "loss": F.nll_loss(log_p_NK, y_N).item(),
+        "accuracy": hits_N.double().mean().item(),
+        "class_correct": torch.bincount(y_N[hits_N], minlength=classes).tolist(),
+        "class_total": torch.bincount(y_N, minlength=classes).tolist(),
+    }
 
 
 def _as_model_wants(model: nn.Module, x_NCHW: Tensor) -> Tensor:
