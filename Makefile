@@ -17,8 +17,10 @@ help: ## List the targets
 
 install: $(READY) ## Create .venv and install fedcosim with all it needs
 
-run: $(READY) ## Run experiments/quickstart.toml to a report
+run: $(READY) ## Run the quickstart: FedDiff and federated averaging, one shot each, and their comparison
 	$(BIN)/fedcosim run experiments/quickstart.toml
+	$(BIN)/fedcosim run experiments/quickstart_fedavg.toml
+	$(BIN)/fedcosim compare $$(ls -td runs/quickstart-fed* | head -2)
 
 test: $(READY) ## Run the tests (minutes)
 	$(BIN)/pytest -m 'not slow and not containers'

@@ -287,7 +287,7 @@ def fedcosim_bare() -> None:
     from fedcosim.core.records import array_record
     from fedcosim.server.grid import RayGrid, start_ray
     from fedcosim.server.rounds import Rounds
-    from fedcosim.server.server_app import roster
+    from fedcosim.server.server_app import roster, setting
 
     bench, spec = _bench(), _bench().spec
     start_ray("local", WORKERS)
@@ -301,7 +301,7 @@ def fedcosim_bare() -> None:
         workers=WORKERS,
     )
     who = roster(bench, {client: client for client in grid.get_node_ids()})
-    strategy = spec.strategy.build(len(who.trainable), spec.federation.per_round)
+    strategy = spec.strategy.build(setting(bench, who))
     rounds = Rounds(strategy, grid, who, spec.seed, NEVER, spec.strategy.averages, NEVER)
     mark(0)
     for outcome in rounds.run(array_record({key: bench.initial[key] for key in bench.shared_keys})):

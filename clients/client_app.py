@@ -7,6 +7,7 @@ into a client's state is a copy.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -20,9 +21,12 @@ from ..core.errors import PayloadError, SpecError
 from ..core.records import WEIGHT_KEY, array_record, private_copy, tensors
 from ..core.seeds import seed_globals, torch_stream
 from ..server.spec import Experiment, from_run_config
+from . import uploads
 from .data import FederatedData, federate
 from .models import initialise
 from .models.locality import split
+from .privacy import check_records
+from .spending import classifier_training
 from .tasks import classification
 
 app = ClientApp()
@@ -37,28 +41,62 @@ def train(message: Message, context: Context) -> Message:
     x_NCHW, y_N = bench.data.train(client)
     path = ("train", int(config["server-round"]), client)  # type: ignore[arg-type]
     seed_globals(spec.seed, *path)
-    loss = classification.train(
+    spending = classifier_training(spec, client, len(y_N), context.state)
+    loss = classification.fit(
         bench.model,
         x_NCHW,
         y_N,
         spec.train,
         torch_stream(spec.seed, *path),
+        spending.training(*spending.trainings[0], "classifier"),
         float(config.get("proximal-mu", 0.0)),  # type: ignore[arg-type]
     )
     if bench.local_keys:
         context.state["local"] = private_copy(RecordDict({"local": bench.export(bench.local_keys)}), arrays=True)["local"]
-    metrics = MetricRecord({WEIGHT_KEY: len(y_N), "train_loss": loss})
-    return Message(RecordDict({"arrays": bench.export(bench.shared_keys), "metrics": metrics}), reply_to=message)
+    metrics = MetricRecord({WEIGHT_KEY: spending.count()})
+    if loss is not None:
+        metrics["train_loss"] = loss
+    content = RecordDict({"arrays": bench.export(bench.shared_keys), "metrics": metrics})
+    return Message(spending.close(content), reply_to=message)
+
+
+@app.train("generator")
+def train_generator(message: Message, context: Context) -> Message:
+    """Train a generative model of the client's own data; reply with it and what the server needs to use it."""
+    bench, client = workbench(context), _client(context)
+    x_NCHW, y_N = bench.data.train(client)
+    bench.load(array_record(bench.initial), RecordDict())
+    content = uploads.make(bench.spec, client, x_NCHW, y_N, bench.data.classes, bench.model, context.state)
+    return Message(content, reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Judge the received shared parameters, with the client's own local ones, on the client's own held-out data."""
+    return _judged(message, context, {"": _arrays(message)})
+
+
+@app.evaluate("ensemble")
+def evaluate_ensemble(message: Message, context: Context) -> Message:
+    """Judge the mean of the probabilities that several models give; arrays are named `<member>/<parameter>`."""
+    members: dict[str, ArrayRecord] = {}
+    for key, array in _arrays(message).items():
+        member, _, parameter = key.partition("/")
+        members.setdefault(member, ArrayRecord())[parameter] = array
+    return _judged(message, context, members)
+
+
+def _judged(message: Message, context: Context, members: dict[str, ArrayRecord]) -> Message:
     bench, client = workbench(context), _client(context)
-    bench.load(_arrays(message), context.state)
     x_NCHW, y_N = getattr(bench.data, bench.spec.evaluate.split)(client)
-    loss, accuracy = classification.evaluate(bench.model, x_NCHW, y_N, bench.spec.train)
-    metrics = MetricRecord({WEIGHT_KEY: len(y_N), "loss": loss, "accuracy": accuracy})
+    log_p = []
+    for arrays in members.values():
+        bench.load(arrays, context.state)
+        log_p.append(classification.predict(bench.model, x_NCHW, bench.spec.train))
+    log_p_NK = log_p[0] if len(log_p) == 1 else torch.stack(log_p).logsumexp(0) - math.log(len(log_p))
+    metrics = MetricRecord({WEIGHT_KEY: len(y_N), **classification.score(log_p_NK, y_N)})
+    if len(log_p) > 1:
+        metrics["member_correct"] = [int((p_NK.argmax(1) == y_N).sum()) for p_NK in log_p]
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
@@ -129,6 +167,11 @@ class Workbench:
             raise SpecError(
                 f"evaluate.split = {spec.evaluate.split!r}: no client has such data; set data.{spec.evaluate.split}_*"
             )
+        spec.strategy.fits(self.data.shape_CHW, self.data.classes, spec.federation.clients)
+        if spec.privacy is not None:
+            for batch_size in spec.strategy.batch_sizes(spec.train):
+                for client in np.flatnonzero(self.data.num_train).tolist():
+                    check_records(spec.privacy, int(self.data.num_train[client]), batch_size, client)
         return self
 
     def held_out_counts(self) -> np.ndarray:

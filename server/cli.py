@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,6 +91,20 @@ def report(run: Annotated[Path, typer.Argument(help="A run's directory or id.")]
     stdout.print(str(write_report(find_run(run))), soft_wrap=True)
 
 
+@app.command()
+def audit(run: Annotated[Path, typer.Argument(help="A run's directory or id.")], as_json: Json = False) -> None:
+    """Judge the synthetic data of a finished run against the real data: labels, realism, memorisation, membership."""
+    from .audit import write_audit
+    from .record import find_run
+
+    folder = find_run(run)
+    figures = write_audit(folder)
+    if as_json:
+        _print_json(figures)
+    else:
+        stdout.print(_figures(f"Audit of {folder.name}", figures))
+
+
 @app.command("list")
 def list_(kind: Annotated[str, typer.Argument(help="strategies, models or data.")], as_json: Json = False) -> None:
     """List what a spec can name, with its options."""
@@ -113,15 +128,20 @@ def _show(folder: Path, as_json: bool) -> None:
     if as_json:
         _print_json(result)
         return
-    final = result["final"]
-    table = Table(title=f"{result['id']}: {result['status']}" + (f" ({result['reason']})" if result["reason"] else ""))
+    title = f"{result['id']}: {result['status']}" + (f" ({result['reason']})" if result["reason"] else "")
+    stdout.print(_figures(title, result["final"]))
+    stdout.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
+
+
+def _figures(title: str, figures: Mapping[str, Any]) -> Table:
+    """Lay out those figures that are single numbers."""
+    table = Table(title=title)
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for name, value in final.items():
-        if value is not None:
+    for name, value in figures.items():
+        if isinstance(value, (int, float)):
             table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
-    stdout.print(table)
-    stdout.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
+    return table
 
 
 def _print_json(document: Any) -> None:

@@ -139,10 +139,10 @@ class Record:
     def add_round(self, outcome: Outcome) -> dict[str, Any]:
         """Note a round; return its line. Not yet written: `checkpoint` and `save` do that."""
         tally, evaluation = outcome.tally, outcome.evaluation
-        loss = None if outcome.metrics is None else outcome.metrics.get("train_loss")
+        metrics = dict(outcome.metrics or {})
         line = {
             "round": outcome.round,
-            "train_loss": loss,
+            "train_loss": metrics.pop("train_loss", None),
             **(dict.fromkeys(ACCURACIES) if evaluation is None else evaluation.summary()),
             "bytes_up": tally.bytes_up,
             "bytes_up_dense": tally.bytes_up,
@@ -150,7 +150,7 @@ class Record:
             "wall_s": round(outcome.wall_s, 4),
             "sim_s": None,
             "energy_j": None,
-            "epsilon": None,
+            "epsilon": self._epsilon(tally.epsilon),
             "sampled": len(tally.sampled),
             "failed": [{"client": c, "error": e} for c, e in sorted(tally.failed + (evaluation.failed if evaluation else []))],
         }
@@ -161,10 +161,17 @@ class Record:
             self._add_evaluation(evaluation, line)
         rounds = self.result["rounds"]
         sums = {key: sum(r[key] for r in rounds) for key in ("bytes_up", "bytes_up_dense", "bytes_down")}
-        unknown = dict.fromkeys(("sim_s", "energy_j", "epsilon"))
+        unknown = dict.fromkeys(("sim_s", "energy_j"))
         wall_s = round(sum(r["wall_s"] for r in rounds), 4)
-        self.result["final"] |= {"rounds": outcome.round, **sums, "wall_s": wall_s, **unknown}
+        self.result["final"] |= {"rounds": outcome.round, **sums, "wall_s": wall_s, **unknown, "epsilon": line["epsilon"]}
+        self.result["final"] |= metrics
         return line
+
+    def _epsilon(self, spent: float) -> float | None:
+        """Return the most that any client has spent up to now; None where nothing is promised."""
+        if self.spec.privacy is None:
+            return None
+        return max([spent, *(line["epsilon"] for line in self.result["rounds"])])
 
     def _add_evaluation(self, evaluation: Evaluation, line: Mapping[str, Any]) -> None:
         clients = self.result["clients"]
@@ -172,6 +179,7 @@ class Record:
             clients[client] |= {"accuracy": evaluation.accuracy[i], "loss": evaluation.loss[i]}
         accuracy = {key: line[key] for key in ACCURACIES}
         unevaluated = len(clients) - len(evaluation.clients)
+        self.result["final"] |= evaluation.details()
         self.result["final"] |= {**accuracy, "evaluated_round": line["round"], "unevaluated_clients": unevaluated}
 
     def progress(self) -> dict[str, Any]:
@@ -187,16 +195,18 @@ class Record:
                 client[key] = value
         self.event("resumed", rounds=len(progress["rounds"]))
 
+    def attach(self, files: Mapping[str, bytes]) -> None:
+        """Write files beside result.json."""
+        for name, blob in files.items():
+            write_atomically(self.folder / name, blob)
+
     def finish(self, status: str, reason: str | None = None) -> None:
         """Note how the run ended."""
         self.result |= {"status": status, "reason": reason, "ended": now()}
         self.save()
         write_report(self.folder)
-        found = [
-            *self.folder.glob("report.html"),
-            *self.folder.glob("model.safetensors"),
-            *self.folder.glob("checkpoints/*.safetensors"),
-        ]
+        patterns = ("report.html", "*.safetensors", "*.png", "checkpoints/*.safetensors")
+        found = [path for pattern in patterns for path in self.folder.glob(pattern)]
         self.result["artifacts"] = sorted(str(path.relative_to(self.folder)) for path in found)
         self.save()
         self.event(status, reason=reason)

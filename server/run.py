@@ -73,6 +73,11 @@ def resumable(folder: Path, overrides: Sequence[str] = ()) -> Experiment:
     spec = parse(override(stored.to_dict(), overrides))
     if changed := [field for field in stored.differences(spec) if not field.startswith(RESUMABLE)]:
         raise RunError(f"{folder.name}: {', '.join(changed)} cannot change in a resume; start a new run")
+    if spec.privacy and not spec.privacy.participations and stored.federation.rounds != spec.federation.rounds:
+        raise RunError(
+            f"{folder.name}: federation.rounds cannot change in a resume, because the noise was chosen for "
+            f"{stored.federation.rounds} rounds; start a new run, with privacy.participations if its length may change"
+        )
     return spec
 
 

@@ -18,6 +18,8 @@ from ..clients.client_app import Workbench
 from ..clients.state import write_atomically
 from ..core.errors import FedcosimError, RoundError
 from ..core.records import array_record
+from ..strategies.oneshot import OneShot
+from ..strategies.options import Setting
 from . import strategy_state
 from .grid import RayGrid
 from .record import Checkpoint, Checkpoints, Record
@@ -57,7 +59,9 @@ def execute(bench: Workbench, grid: Grid, record: Record, roster: Roster, listen
         If a round failed; the record and the last checkpoint stand.
     """
     spec = bench.spec
-    strategy = spec.strategy.build(len(roster.trainable), spec.federation.per_round)
+    strategy = spec.strategy.build(setting(bench, roster))
+    if isinstance(strategy, OneShot) and isinstance(grid, RayGrid):
+        strategy.compute = grid.map
     checkpoints = Checkpoints(record.folder)
     arrays, first = array_record({key: bench.initial[key] for key in bench.shared_keys}), 1
     record.add_partition(bench.data)
@@ -84,6 +88,7 @@ def execute(bench: Workbench, grid: Grid, record: Record, roster: Roster, listen
         min_reply_fraction=spec.federation.min_reply_fraction,
         timeout_s=spec.federation.timeout_s,
         progress=progress,
+        expects=strategy.expects if isinstance(strategy, OneShot) else lambda _: None,
         accepted=grid.commit if isinstance(grid, RayGrid) else lambda: None,
     )
     stop = StopRule(spec.stop)
@@ -91,6 +96,8 @@ def execute(bench: Workbench, grid: Grid, record: Record, roster: Roster, listen
         first = spec.federation.rounds + 1
     for outcome in rounds.run(arrays, first):
         arrays = outcome.arrays
+        if isinstance(strategy, OneShot):
+            record.attach(strategy.artifacts())
         line = record.add_round(outcome)
         states = dict(grid.states) if isinstance(grid, RayGrid) else {}
         checkpoints.save(Checkpoint(outcome.round, arrays, strategy_state.dump(strategy), states, record.progress()))
@@ -105,6 +112,14 @@ def execute(bench: Workbench, grid: Grid, record: Record, roster: Roster, listen
     model = safetensors.numpy.save({key: array.numpy() for key, array in arrays.items()})
     write_atomically(record.folder / "model.safetensors", model)
     record.finish("stopped" if stop.reason else "finished", stop.reason)
+
+
+def setting(bench: Workbench, roster: Roster) -> Setting:
+    """Say what the strategy's server side may know of the experiment."""
+    spec, data = bench.spec, bench.data
+    known = {"shape_CHW": data.shape_CHW, "classes": data.classes, "privacy": spec.privacy}
+    cohort = {"clients": len(roster.trainable), "per_round": spec.federation.per_round}
+    return Setting(seed=spec.seed, model=spec.model_options(), train=spec.train, **known, **cohort)  # type: ignore[arg-type]
 
 
 @contextmanager

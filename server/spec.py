@@ -18,6 +18,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from ..clients.data import DataOptions
 from ..clients.models import MODELS, ModelOptions
+from ..clients.privacy import PrivacyOptions
 from ..clients.tasks.classification import TrainOptions
 from ..core.errors import SpecError
 from ..core.options import Options, Registry, sentences
@@ -101,6 +102,7 @@ class Experiment(Options):
     strategy: SerializeAsAny[StrategyOptions]
     train: TrainOptions = TrainOptions()
     evaluate: EvaluateOptions = EvaluateOptions()
+    privacy: PrivacyOptions | None = None
     engine: EngineOptions = EngineOptions()
     stop: StopOptions | None = None
     tracking: TrackingOptions | None = None
@@ -174,11 +176,23 @@ def _cross_checks(experiment: Experiment) -> list[str]:
         )
     if engine.address not in ("local", "auto") and not engine.address.startswith("ray://"):
         problems.append(f"engine.address = {engine.address!r}: must be 'local', 'auto' or 'ray://host:port'")
+    problems += _strategy_checks(experiment)
     try:
         experiment.model_options()
     except SpecError as error:
         problems += error.problems
     return problems + experiment.strategy.check(federation.per_round)
+
+
+def _strategy_checks(experiment: Experiment) -> list[str]:
+    """Return what the strategy cannot be combined with."""
+    problems, strategy, rounds = [], experiment.strategy, experiment.federation.rounds
+    name = type(strategy).model_fields["name"].default
+    if strategy.one_shot and rounds != 1:
+        problems.append(f"federation.rounds = {rounds}: strategy {name!r} is one-shot; choose 1")
+    if experiment.privacy is not None and (reason := strategy.not_private_because):
+        problems.append(f"privacy: strategy {name!r} cannot keep such a promise: {reason}; leave [privacy] out")
+    return problems
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Experiment:

@@ -14,7 +14,9 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
 from ..core.errors import StateError
+from ..core.options import Options
 from ..core.records import array_record
+from ..strategies.options import Setting
 
 _SCALARS = (bool, int, float, str)
 
@@ -30,8 +32,8 @@ def dump(strategy: Strategy) -> RecordDict:
     content = RecordDict()
     scalars: dict[str, Any] = {}
     for name, value in vars(strategy).items():
-        if value is None or callable(value):
-            continue
+        if value is None or callable(value) or name.startswith("_") or isinstance(value, (Options, Setting)):
+            continue  # settings are rebuilt by the constructor; what is private to a strategy of ours lives for one round
         if isinstance(value, (*_SCALARS, np.number)):
             scalars[name] = value.item() if isinstance(value, np.number) else value
         elif isinstance(value, ArrayRecord):

@@ -21,6 +21,15 @@ STRATEGIES: Registry[StrategyOptions] = Registry(
         "local": "strategies.local:LocalOptions",
         "fedper": "strategies.fedper:FedPerOptions",
         "fedperfix": "strategies.fedperfix:FedPerfixOptions",
+        "ensemble": "strategies.ensemble:EnsembleOptions",
+        "feddiff": "strategies.feddiff:FedDiffOptions",
+        "feddiff-averaged": "strategies.feddiff_averaged:FedDiffAveragedOptions",
+        "feddiff-warm": "strategies.feddiff_warm:FedDiffWarmOptions",
+        "fedcvae": "strategies.fedcvae:FedCvaeOptions",
+        "fedcvae-kd": "strategies.fedcvae_kd:FedCvaeKdOptions",
+        "dense": "strategies.dense:DenseOptions",
+        "coboosting": "strategies.coboosting:CoBoostingOptions",
+        "feddf": "strategies.feddf:FedDfOptions",
     },
 )
 

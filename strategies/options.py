@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 from flwr.serverapp.strategy import Strategy
 
 from ..clients.models import ModelOptions
+from ..clients.privacy import PrivacyOptions
+from ..clients.tasks.classification import TrainOptions
 from ..core.options import Options
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the server's side of a strategy may know of an experiment: everything but samples.
+
+    Attributes
+    ----------
+    clients : int
+        Clients that have training data.
+    per_round : int
+        How many of them take part in a round.
+    shape_CHW : tuple of int
+        One image.
+    classes : int
+        Number of classes.
+    """
+
+    seed: int
+    clients: int
+    per_round: int
+    model: ModelOptions
+    train: TrainOptions
+    shape_CHW: tuple[int, int, int]
+    classes: int
+    privacy: PrivacyOptions | None = None
 
 
 class StrategyOptions(Options):
@@ -20,12 +49,18 @@ class StrategyOptions(Options):
         The Flower `Strategy` class; called with the options' fields by name and the exact cohort size.
     averages : bool
         The strategy only ever uses the weighted mean of its replies, so replies may be averaged on the way to it.
+    one_shot : bool
+        Clients upload once; `federation.rounds` must be 1.
+    not_private_because : str, optional
+        Why the strategy cannot be combined with `[privacy]`; None: it can.
     local : tuple of str
         Anchored module paths whose parameters stay on the client; every other parameter is shared.
     """
 
     flower: ClassVar[Callable[..., Strategy]]
     averages: ClassVar[bool] = False
+    one_shot: ClassVar[bool] = False
+    not_private_because: ClassVar[str | None] = None
     local: ClassVar[tuple[str, ...]] = ()
 
     def adapt(self, model: ModelOptions) -> ModelOptions:
@@ -36,16 +71,27 @@ class StrategyOptions(Options):
         """Return sentences on what is wrong with these options for cohorts of `per_round` clients."""
         return []
 
-    def build(self, clients: int, per_round: int) -> Strategy:
-        """Make the Flower strategy; it samples exactly `per_round` of `clients` and evaluates all."""
+    def fits(self, shape_CHW: tuple[int, int, int], classes: int, clients: int) -> None:
+        """Raise a SpecError if these options cannot be used for such images; called before anything starts."""
+
+    def batch_sizes(self, train: TrainOptions) -> list[int]:
+        """Return the expected batch sizes with which clients train under `[privacy]`."""
+        return [train.batch_size]
+
+    def build(self, setting: Setting) -> Strategy:
+        """Make the Flower strategy; it samples exactly `setting.per_round` clients and evaluates all."""
         fields = self.model_dump(include=self._constructor_fields())
-        return self.flower(
-            fraction_train=per_round / clients,
-            min_train_nodes=per_round,
-            min_evaluate_nodes=1,
-            min_available_nodes=1,
-            **fields,
-        )
+        return self.flower(**cohort(setting), **fields)
 
     def _constructor_fields(self) -> set[str]:
         return set(type(self).model_fields) - {"name"}
+
+
+def cohort(setting: Setting) -> dict[str, float]:
+    """Return what Flower's strategies call an exact number of clients a round, and the evaluation of all."""
+    return {
+        "fraction_train": setting.per_round / setting.clients,
+        "min_train_nodes": setting.per_round,
+        "min_evaluate_nodes": 1,
+        "min_available_nodes": 1,
+    }

@@ -43,6 +43,7 @@ class FedProxOptions(StrategyOptions):
 
     flower: ClassVar = flower.FedProx
     averages: ClassVar = True
+    not_private_because: ClassVar = "the proximal term is not part of the private training"
     name: Literal["fedprox"] = "fedprox"
     proximal_mu: NonNegative = 0.01
     """Weight mu of the proximal term; 0 is FedAvg."""
@@ -162,6 +163,7 @@ class QFedAvgOptions(StrategyOptions):
     """q-FedAvg: clients with a higher loss weigh more (arXiv:1905.10497)."""
 
     flower: ClassVar = flower.QFedAvg
+    not_private_because: ClassVar = "clients would have to send their training losses"
     name: Literal["qfedavg"] = "qfedavg"
     client_learning_rate: Positive = 0.1
     """The clients' learning rate: 1 / L in the paper."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fedcosim.server.spec import Experiment, override, parse
+from fedcosim.strategies.options import Setting
 
 SMALL = {
     "name": "small",
@@ -19,3 +20,8 @@ SMALL = {
 def small(strategy: str = "fedavg", *overrides: str) -> Experiment:
     """A six-client experiment on digits that trains in seconds."""
     return parse(override(SMALL, [f"strategy.name={strategy}", *overrides]))
+
+
+def setting(spec: Experiment, clients: int, per_round: int) -> Setting:
+    """What the strategy of a small experiment is built from."""
+    return Setting(spec.seed, clients, per_round, spec.model_options(), spec.train, (1, 8, 8), 10, spec.privacy)

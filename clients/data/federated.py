@@ -17,7 +17,7 @@ from . import cache
 from .options import DataOptions
 from .partition import partition, split
 from .source import Pool, source
-from .transforms import as_is, check_square, rotate_labels, to_domain
+from .transforms import as_is, check_square, draw_samples, rotate_labels, to_domain
 
 
 class FederatedData:
@@ -148,6 +148,8 @@ def federate(options: DataOptions, clients: int, seed: int) -> FederatedData:
 
 def _pool(options: DataOptions, clients: int, seed: int) -> Pool:
     pool = source(options.source).load(options, clients, seed)
+    if options.samples is not None:
+        pool = draw_samples(pool, options.samples, seed)
     if options.transform != "none":
         check_square(pool.images_NCHW, options.transform)
     return rotate_labels(pool, seed) if options.transform == "rotated-labels" else pool

@@ -64,6 +64,10 @@ class DataOptions(Options):
     transform: Literal["none", "domains", "rotated-labels"] = "none"
     """domains: client i sees domain i mod 4; rotated-labels: four rotations of each class are four classes."""
 
+    samples: Annotated[int, Ge(1)] | None = None
+    """Use only this many samples of the source, drawn at random; all of them if not given."""
+    min_per_client: Annotated[int, Ge(1)] | None = None
+    """Least number of samples of every client, of all kinds together; a random partition is drawn again until it holds."""
     train_per_client: Annotated[int, Ge(1)] | None = None
     """Exact number of training samples of every client."""
     validation_per_client: Annotated[int, Ge(0)] | None = None
@@ -89,8 +93,8 @@ class DataOptions(Options):
 
     @property
     def samples_needed(self) -> int:
-        """Samples that every client must get from the partition: its exact sizes, or at least one."""
-        return sum(self.exact_sizes or (1,))
+        """Samples that every client must get from the partition: its exact sizes, or at least `min_per_client`."""
+        return sum(self.exact_sizes or (self.min_per_client or 1,))
 
     @field_validator("synthetic_shape")
     @classmethod
@@ -131,6 +135,10 @@ class DataOptions(Options):
         if exact and fractions:
             field = fractions[0]
             raise ValueError(f"data.{field} = {getattr(self, field)}: {exact[0]} gives exact sizes; choose one of the two")
+        if exact and self.min_per_client is not None:
+            raise ValueError(
+                f"data.min_per_client = {self.min_per_client}: {exact[0]} gives exact sizes; choose one of the two"
+            )
         for field in ("train_per_client", "test_per_client"):
             if exact and field not in exact:
                 raise ValueError(f"data.{field}: missing; {exact[0]} gives exact sizes, so this must be given too")

@@ -163,6 +163,6 @@ def _unattainable(options: DataOptions, clients: int, best: int) -> str:
 
 def _sizes(options: DataOptions) -> str:
     if options.exact_sizes is None:
-        return "at least one each"
+        return f"data.min_per_client = {options.min_per_client}" if options.min_per_client else "at least one each"
     train, validation, test = options.exact_sizes
     return f"data.train_per_client + validation_per_client + test_per_client = {train} + {validation} + {test}"

@@ -1,7 +1,7 @@
-"""Two ways to make one data set's clients differ by more than their labels.
+"""What is done to a data set before or while clients share it: fewer samples, or clients that differ by more than labels.
 
-Both are ours, stand-ins at small scale for the paper's regimes (FedPerfix, arXiv:2308.09160): `domains` for Office-Home, where
-clients see different styles; `rotated-labels` for CIFAR-100, where classes are many. Rotations are counter-clockwise.
+The transforms are ours, stand-ins at small scale for the regimes of FedPerfix (arXiv:2308.09160): `domains` for Office-Home,
+where clients see different styles; `rotated-labels` for CIFAR-100, where classes are many. Rotations are counter-clockwise.
 """
 
 from __future__ import annotations
@@ -23,6 +23,21 @@ def to_domain(images_NCHW: np.ndarray, client: int) -> np.ndarray:
     if domain == "inverted":
         return 255 - images_NCHW
     return rotate(images_NCHW, {"identity": 0, "rotated 90": 1, "rotated 180": 2}[domain])
+
+
+def draw_samples(pool: Pool, samples: int, seed: int) -> Pool:
+    """Keep this many samples, drawn at random without replacement, in their order.
+
+    Raises
+    ------
+    DataError
+        If there are not as many.
+    """
+    if samples > len(pool.labels_N):
+        raise DataError(f"data.samples = {samples}: the source has {len(pool.labels_N)}; choose 1 to {len(pool.labels_N)}")
+    kept = np.sort(numpy_stream(seed, "samples").choice(len(pool.labels_N), samples, replace=False))
+    ids = None if pool.natural_ids_N is None else pool.natural_ids_N[kept]
+    return replace(pool, images_NCHW=pool.images_NCHW[kept], labels_N=pool.labels_N[kept], natural_ids_N=ids)
 
 
 def rotate_labels(pool: Pool, seed: int) -> Pool:

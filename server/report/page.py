@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,19 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Image:
+    """A PNG of a page and what it shows."""
+
+    caption: str
+    uri: str
+
+    @classmethod
+    def of(cls, caption: str, path: Path) -> Image:
+        """Take the file into the page."""
+        return cls(caption, "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode())
+
+
+@dataclass(frozen=True)
 class Page:
     """What page.html renders; sections without content do not appear."""
 
@@ -61,6 +75,7 @@ class Page:
     reason: str = ""
     cards: Sequence[Card] = ()
     pictures: Sequence[Picture] = ()
+    images: Sequence[Image] = ()
     tables: Sequence[Table] = ()
     failures: Sequence[Failure] = ()
     failures_left_out: int = 0
@@ -133,7 +148,13 @@ def spec_toml(spec: Mapping[str, Any]) -> str:
     return tomli_w.dumps(known(spec))
 
 
-def run_page(record: Record, failures_shown: int = 200) -> Page:
+def run_images(run_dir: Path) -> list[Image]:
+    """Return the pictures that the strategy left in the run's directory."""
+    path = run_dir / "samples.png"
+    return [Image.of("Synthetic images: one row a client, one column a class", path)] if path.exists() else []
+
+
+def run_page(record: Record, images: Sequence[Image] = (), failures_shown: int = 200) -> Page:
     """Return the report of one run, ready to write."""
     failures = run_failures(record)
     started, ended = (record[key] or MISSING for key in ("started", "ended"))
@@ -145,6 +166,7 @@ def run_page(record: Record, failures_shown: int = 200) -> Page:
         reason=record["reason"] or "",
         cards=run_cards(record),
         pictures=run_pictures(record),
+        images=images,
         tables=[final_table(record)] if standing(record) else [],
         failures=failures[:failures_shown],
         failures_left_out=max(0, len(failures) - failures_shown),
@@ -161,4 +183,5 @@ def write_report(run_dir: Path) -> Path:
     RunError
         If there is no record to report on.
     """
-    return run_page(load_record(run_dir)).write(Path(run_dir) / "report.html")
+    folder = Path(run_dir)
+    return run_page(load_record(folder), run_images(folder)).write(folder / "report.html")

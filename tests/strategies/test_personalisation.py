@@ -9,7 +9,7 @@ import pytest
 import torch
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from small import small
+from small import setting, small
 
 from fedcosim.core.records import array_bytes, array_record, check_update, layout
 from fedcosim.server.grid import RayGrid
@@ -72,7 +72,11 @@ def test_i3_all_clients_are_judged_with_the_same_bytes(local_ray, tmp_path):
     grid = RayGrid(fingerprint_app(), {}, 20, tmp_path, workers=2)
     arrays = array_record({"w": np.random.default_rng(0).normal(size=(40, 30))})
     rounds = Rounds(
-        small().strategy.build(20, 5), grid, Roster({i: i for i in range(20)}, range(20), range(20)), seed=1, last=1
+        small().strategy.build(setting(small(), 20, 5)),
+        grid,
+        Roster({i: i for i in range(20)}, range(20), range(20)),
+        seed=1,
+        last=1,
     )
     evaluation = rounds.evaluate(1, arrays)
     grid.close()
