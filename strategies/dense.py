@@ -36,9 +36,13 @@ class DenseOptions(DistillationOptions):
     """Clients upload classifiers once; a generator makes up images on which the server distils them into one."""
 
     name: Literal["dense"] = "dense"
-    epochs: Annotated[int, Field(ge=1)] = 50
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Images an epoch makes up, and images a step."""
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Divides the logits of teacher and student before they are compared."""
+    epochs: Annotated[int, Field(ge=1)] = 40
     """Batches of images made up, each followed by one pass over all made so far."""
-    lr: Annotated[float, Field(gt=0)] = 0.01
+    lr: Annotated[float, Field(gt=0)] = 0.05
     """Learning rate of the student's SGD at first; it falls to 0 along half a cosine."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of the student's SGD."""

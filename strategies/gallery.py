@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-ROWS, SIDE, LEAST_PIXELS = 12, 2, 28
+ROWS, SIDE, LEAST_PIXELS = 12, 2, 48
 PAPER = 255
 
 

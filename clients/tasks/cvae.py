@@ -5,8 +5,10 @@ Sources: Kingma and Welling, arXiv:1312.6114 (the bound, eq. 10; the encoder's G
 Heinbaugh, Luz-Ricca and Shao, ICLR 2023. Ours: the architecture, without batch normalisation, which DP-SGD rules out and whose
 running means would tell of the data; no client shifts the centre of its prior, the paper's measure against eavesdroppers.
 
-Pixels in -1..1 become 0..1 and count as means of Bernoulli variables. That keeps what is decoded in range, has no variance to
-choose as a Gaussian has, and with it beta = 1 weighs the two terms sensibly.
+Pixels in -1..1 become 0..1 and count as means of Bernoulli variables. That keeps what is decoded in range and has no variance
+to choose as a Gaussian has. The default beta is the authors', for 28 x 28 images. Few pixels weigh little against the
+divergence: on 8 x 8 digits (5 clients, 1000 steps) beta = 1 leaves 13 % of the variance within a class, and a classifier
+trained on the samples gets 75 % of real digits right; beta = 0.3 leaves 39 % and gets 90 %.
 
 Shapes: N = samples, C, H, W = channels, height, width, K = classes, Z = latent width, F = feature maps.
 """

@@ -187,7 +187,7 @@ def _single(draw: Callable[[Axes], None]) -> Callable[[Figure], None]:
 
 
 def run_pictures(record: Record) -> list[Picture]:
-    """Return the figures of one run; what has no data is left out."""
+    """Return the figures of one run; what has no data is left out, and one round makes no curve."""
     curve, figures = learning_curve(record), standing(record)
     majority = figures.get("majority_class")
     losses = [(entry["round"], entry["train_loss"]) for entry in record["rounds"] if entry["train_loss"] is not None]
@@ -208,10 +208,11 @@ def run_pictures(record: Record) -> list[Picture]:
         _round_axis(axes)
 
     pictures = []
-    if len(curve.round):
+    in_rounds = record["spec"].get("federation", {}).get("rounds") != 1
+    if in_rounds and len(curve.round):
         pictures.append(picture("Accuracy over rounds", _single(over_rounds)))
         pictures.append(picture("Accuracy for the bytes uploaded", _single(over_bytes)))
-    if losses:
+    if in_rounds and losses:
         pictures.append(picture("Training loss", _single(loss)))
     if len(clients):
         pictures.append(picture("Accuracy of each client", _single(lambda a: draw_clients(a, clients, accuracy, majority))))

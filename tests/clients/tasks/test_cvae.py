@@ -40,7 +40,7 @@ def judge():
 @pytest.fixture(scope="module")
 def fitted():
     """The decoder of a client that has threes and sevens only."""
-    return CvaeOptions(steps=300).fit(0, *digits(3, 7), CLASSES, seed=1)
+    return CvaeOptions(steps=600, beta=0.1, lr=3e-3).fit(0, *digits(3, 7), CLASSES, seed=1)
 
 
 def sample(options, fitted, labels_N, seed=0):

@@ -274,17 +274,8 @@ def test_batches_are_full_and_use_samples_evenly(samples):
     assert counts.max() - counts.min() <= 1
 
 
-def test_losses_tell_what_a_model_was_trained_on(barely, fitted):
-    """They fall with training, and fours look strange to a model of threes and sevens."""
-
-    def losses(options, fitted, *classes):
-        several = options.model_copy(update={"draws": 4, "label_dropout": 0.0})
-        return several.losses(0, fitted.weights, *digits(*classes), CLASSES, stream())
-
-    before, after, strange = losses(QUICK, barely, 3, 7), losses(LEARNS, fitted, 3, 7), losses(LEARNS, fitted, 4)
-    assert len(after) == len(digits(3, 7)[1])
-    assert after.mean() < fitted.loss < before.mean()
-    assert after.mean() < strange.mean()
+def test_training_lowers_the_loss(barely, fitted):
+    assert fitted.loss < 0.7 * barely.loss
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpm-solver"])
