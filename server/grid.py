@@ -340,7 +340,9 @@ class _Flight:
         try:
             replies: list[ChunkReply] = ray.get(ref)
         except RayError as error:
-            self._lose(worker, f"its worker process died: {type(error).__name__}: {error}")
+            if died := isinstance(error, RayActorError):
+                self._grid.await_restart(worker)
+            self._lose(worker, list(self._queues[worker]) if died else [ref], f"{type(error).__name__}: {error}")
             return
         del self._in_work[ref]
         self._queues[worker].remove(ref)
@@ -348,15 +350,14 @@ class _Flight:
             self._grid.keep(reply.states)
             self._arrive(chunk, reply.messages)
 
-    def _lose(self, worker: int, reason: str) -> None:
-        """Hand out again what a dead worker had; only the call it died of is to blame, not those in its queue."""
-        lost, self._queues[worker] = self._queues[worker], []
-        self._grid.await_restart(worker)
+    def _lose(self, worker: int, lost: list[ray.ObjectRef], reason: str) -> None:
+        """Hand out again what a worker did not answer; only the first call is to blame, not those that waited behind it."""
         for place, ref in reversed(list(enumerate(lost))):
             chunks, _ = self._in_work.pop(ref)
+            self._queues[worker].remove(ref)
             for chunk in reversed(chunks):
                 chunk.attempts += place == 0
-                self._try_again(chunk, reason)
+                self._try_again(chunk, f"its worker process died: {reason}")
 
     def _try_again(self, chunk: Chunk, reason: str) -> None:
         """Hand a chunk out again; after too many deaths, its clients one by one, to find out whose fault it is."""

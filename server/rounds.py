@@ -224,9 +224,8 @@ class Rounds:
             try:
                 note = _take_note(reply)
                 expected = self.expects(client)
-                if (
-                    note is None or expected is not None
-                ):  # a reply with a note comes from a worker that has compared it with `sent`
+                # a reply with a note comes from a worker that has compared it with `sent`
+                if note is None or expected is not None:
                     check_update(reply.content, expected or sent)
             except PayloadError as error:
                 tally.failed.append((client, str(error)))
