@@ -1,4 +1,4 @@
-"""What every simulator has in common: typed requests in, typed reports out, errors with a status code, work that can be stopped.
+"""What every simulator has in common: typed requests and reports, errors with a status code, work that can be stopped.
 
 A simulator is a function ``estimate(request, job) -> report``. Requests are `Options` (validated, immutable) and reports are
 `Report`s, wherever the work is done: in this process, or in a gRPC service that turns both into messages of the same fields.
