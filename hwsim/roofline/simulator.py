@@ -1,0 +1,139 @@
+"""The roofline simulator: a request names a device and what runs on it; the report says what that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, model_validator
+
+from ...core.options import Options
+from ..devices import Device, device, devices
+from ..simulator import HwsimError, Job
+from .energy import EnergyModel
+from .estimate import RooflineReport, estimate
+from .workload import Precision, Workload
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Dimension = Annotated[int, Field(ge=1, le=65_536)]
+
+
+class ModelRequest(Options):
+    """An architecture that the simulator knows by name, and what is done with it."""
+
+    name: Annotated[str, Field(max_length=100)]
+    """Such as `lenet` or `vit_b16`."""
+    batch: Annotated[int, Field(ge=1, le=1_048_576)] = 1
+    """Samples in a step."""
+    train: bool = False
+    """Forward, backward and the optimizer's step; else one forward pass."""
+    optimizer: Annotated[str, Field(pattern="^(sgd|momentum|adam|adamw)$")] = "sgd"
+    """`sgd`, `momentum`, `adam` or `adamw`."""
+    per_sample: bool = False
+    """DP-SGD: a gradient for every sample."""
+    precision: Precision = "fp32"
+    channels: Dimension | None = None
+    """Of the images; the architecture's usual ones when absent."""
+    height: Dimension | None = None
+    width: Dimension | None = None
+    classes: Dimension | None = None
+
+
+Models = Callable[[ModelRequest], "tuple[nn.Module, Sequence[Tensor]]"]
+"""Builds what a request names: the model, and a batch of inputs and labels whose shapes are what matters."""
+
+
+class RooflineRequest(Options):
+    """What runs where: one device, and exactly one of a workload and a model."""
+
+    device: Annotated[str, Field(max_length=100)] | None = None
+    """Name of a device; or give `custom`."""
+    custom: Device | None = None
+    """A device that has no name here."""
+    workload: Workload | None = None
+    """Operators, analysed by the caller."""
+    model: ModelRequest | None = None
+    """An architecture."""
+    energy_model: EnergyModel = "7nm"
+    """Whose constants: Jouppi et al. 2021 (7 nm) or Horowitz 2014 (45 nm)."""
+    precision_fallback: bool = False
+    """Use wider units where the device has none of the precision asked for."""
+    most_operators: Annotated[int, Field(ge=0, le=100_000)] = 20
+    """Rows in the report, slowest first; 0 for all, in order."""
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> RooflineRequest:
+        for names in (("device", "custom"), ("workload", "model")):
+            given = [name for name in names if getattr(self, name) is not None]
+            if len(given) != 1:
+                got = " and ".join(given) or "none"
+                raise ValueError(f"{names[0]}: give exactly one of {', '.join(names)}, not {got}")
+        return self
+
+
+class Roofline:
+    """Answers `RooflineRequest`s.
+
+    Parameters
+    ----------
+    models : callable, optional
+        Builds models by name; without it, requests that name one are refused.
+    """
+
+    service = "Roofline"
+    Request = RooflineRequest
+    Report = RooflineReport
+    takes_traces = False
+
+    def __init__(self, models: Models | None = None) -> None:
+        self._models = models
+
+    @classmethod
+    def make(cls, models: Models | None = None, **_: object) -> Roofline:
+        """Make one from what its host has."""
+        return cls(models)
+
+    def estimate(self, request: RooflineRequest, job: Job = Job()) -> RooflineReport:  # noqa: B008 - immutable
+        """Say what the request's work takes.
+
+        Raises
+        ------
+        HwsimError
+            NOT_FOUND for unknown names, FAILED_PRECONDITION where the device cannot do it, UNIMPLEMENTED for models that
+            cannot be analysed.
+        """
+        where = request.custom or device(request.device or "")
+        job.step(0.1)
+        workload = request.workload or self._analysed(request.model)
+        job.step(0.9)
+        return estimate(
+            request.device or "custom",
+            where,
+            workload,
+            energy_model=request.energy_model,
+            precision_fallback=request.precision_fallback,
+            most_operators=request.most_operators,
+        )
+
+    def capabilities(self) -> dict[str, list[str]]:
+        """Return the devices that requests can name."""
+        return {"device": list(devices())}
+
+    def _analysed(self, request: ModelRequest | None) -> Workload:
+        from . import trace
+
+        if self._models is None or request is None:
+            raise HwsimError("model: this service knows no models; give a workload", "UNIMPLEMENTED", "model")
+        model, inputs = self._models(request)
+        if not request.train:
+            return trace.inference(model, inputs[:1], request.precision)
+        return trace.training_step(
+            model,
+            inputs,
+            trace.classification_loss,
+            request.optimizer,
+            request.precision,
+            request.per_sample,  # type: ignore[arg-type]
+        )
