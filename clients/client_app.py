@@ -22,6 +22,7 @@ from ..core.records import WEIGHT_KEY, array_record, private_copy, tensors
 from ..core.seeds import seed_globals, torch_stream
 from ..server.spec import Experiment, from_run_config
 from . import uploads
+from .cost import price
 from .data import FederatedData, federate
 from .models import initialise
 from .models.locality import split
@@ -29,7 +30,7 @@ from .privacy import check_records
 from .spending import classifier_training
 from .tasks import classification
 
-app = ClientApp()
+app = ClientApp(mods=[price])
 
 
 @app.train()

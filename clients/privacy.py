@@ -214,6 +214,10 @@ class Private:
     max_grad_norm: float
     noise: torch.Generator
 
+    def rehearsal(self) -> Private:
+        """Return the same with throw-away noise: for a step that is only looked at."""
+        return Private(self.sigma, self.max_grad_norm, torch.Generator())
+
 
 @lru_cache(maxsize=4096)
 def plan(options: PrivacyOptions, trainings: tuple[tuple[float, int], ...], template: bool) -> Noise:

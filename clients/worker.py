@@ -19,6 +19,7 @@ from .state import StateRef, StateStore
 
 COHORT = "fedcosim.cohort"  # the record of a reply that says which clients it speaks for
 PRIVACY = "fedcosim.privacy"  # the record of a reply that says what its client has spent
+COST = "fedcosim.cost"  # the record of a reply that says what its client's work would have cost on its device
 
 
 def epsilon_spent(content: RecordDict) -> float:
@@ -63,6 +64,7 @@ class Worker:
     ) -> None:
         self._app, self._run_config, self._num_clients = client_app, dict(run_config), num_clients
         self._states = StateStore(Path(state_root))
+        self._hwsim_cache = str(Path(state_root).with_name("hwsim"))
 
     def compute(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """Do a piece of the server's work."""
@@ -118,20 +120,24 @@ class Worker:
     ) -> tuple[Message, ConfigRecord]:
         """Run one job; return the answer and a note on it. A new state is saved only once the answer is known to be good."""
         started = time.perf_counter()
-        config = {"partition-id": job.client, "num-partitions": self._num_clients}
+        config = {"partition-id": job.client, "num-partitions": self._num_clients, "hwsim-cache": self._hwsim_cache}
         state = self._states.load(job.client, job.state)
         context = Context(message.metadata.run_id, job.client, config, state, self._run_config)  # type: ignore[arg-type]
         answer = self._app(message, context)
-        size, epsilon = 0, 0.0
+        size, epsilon, cost = 0, 0.0, None
         if answer.has_content():
             size = array_bytes(answer.content)
             epsilon = epsilon_spent(answer.content)
+            cost = answer.content.config_records.get(COST)
             if message.metadata.message_type.startswith("train"):
                 check_update(answer.content, expected if message.metadata.message_type == "train" else None)
                 if context.state:
                     states[job.client] = self._states.save(job.client, generation, context.state)
         seconds = time.perf_counter() - started
-        return answer, ConfigRecord({"clients": [job.client], "bytes": [size], "seconds": [seconds], "epsilon": [epsilon]})
+        note = {"clients": [job.client], "bytes": [size], "seconds": [seconds], "epsilon": [epsilon]}
+        if cost is not None:
+            note |= {name: [value] for name, value in cost.items()}  # type: ignore[misc]
+        return answer, ConfigRecord(note)  # type: ignore[arg-type]
 
 
 def _merged(mean: WeightedMean, merged: list[tuple[Message, ConfigRecord]]) -> Message:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -73,7 +74,8 @@ class RemoteClient:
     deadline_s : float
         For one attempt.
     patience_s : float
-        How long a server that is away or busy is asked again, after waits that it may name itself.
+        How long a server that is away or busy is asked again, after waits that it may name itself. After that was in vain,
+        requests of the next `patience_s` seconds are tried once.
     """
 
     endpoint: str
@@ -82,6 +84,7 @@ class RemoteClient:
     deadline_s: float = 120.0
     patience_s: float = 30.0
     _channel: grpc.Channel | None = field(default=None, repr=False)
+    _impatient_until: float = field(default=0.0, repr=False)
 
     def estimate(self, simulator: str, request: Options) -> Any:
         """Ask, again if need be."""
@@ -90,13 +93,17 @@ class RemoteClient:
         message = encode(request, getattr(messages, cls.Request.__name__)())
         stub = getattr(stubs, f"{cls.service}Stub")(self._connected())
         metadata = [("authorization", f"Bearer {self.token}")] if self.token else []
+        patience_s = self.patience_s if time.monotonic() > self._impatient_until else 0.0
         retrying = Retrying(
-            retry=retry_if_exception(_is_transient),
-            stop=stop_after_delay(self.patience_s),
-            wait=_as_told,
-            reraise=True,
+            retry=retry_if_exception(_is_transient), stop=stop_after_delay(patience_s), wait=_as_told, reraise=True
         )
-        return decode(retrying(_call, stub.Estimate, message, self.deadline_s, metadata), cls.Report)
+        try:
+            answer = retrying(_call, stub.Estimate, message, self.deadline_s, metadata)
+        except RemoteError as error:
+            if _is_transient(error):
+                self._impatient_until = time.monotonic() + self.patience_s
+            raise
+        return decode(answer, cls.Report)
 
     def _connected(self) -> grpc.Channel:
         if self._channel is None:
@@ -193,7 +200,13 @@ class CachedClient:
             return report
 
 
-def connect(endpoint: str | None = None, token: str | None = None, root_ca: Path | None = None, **resources: Any) -> Client:
+def connect(
+    endpoint: str | None = None,
+    token: str | None = None,
+    root_ca: Path | None = None,
+    patience_s: float = 30.0,
+    **resources: Any,
+) -> Client:
     """Return simulators at an endpoint, or in this process if there is none.
 
     Raises
@@ -204,6 +217,6 @@ def connect(endpoint: str | None = None, token: str | None = None, root_ca: Path
     if endpoint is None:
         return LocalClient(**resources)
     try:
-        return RemoteClient(endpoint, token, root_ca.read_bytes() if root_ca else None)
+        return RemoteClient(endpoint, token, root_ca.read_bytes() if root_ca else None, patience_s=patience_s)
     except OSError as error:
         raise SpecError(f"{root_ca}: cannot be read ({error.strerror}); give a PEM file") from None

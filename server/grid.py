@@ -223,8 +223,16 @@ class RayGrid(Grid):
                     raise
                 time.sleep(0.2)
 
-    def commit(self) -> dict[int, StateRef]:
-        """Make the client states of this round's good replies the ones that count; return all that count."""
+    def commit(self, dropped: Iterable[int] = ()) -> dict[int, StateRef]:
+        """Make the client states of this round's good replies the ones that count; return all that count.
+
+        Parameters
+        ----------
+        dropped : iterable of int
+            Clients whose replies are not to count after all.
+        """
+        for client in dropped:
+            self._fresh.pop(client, None)
         self._superseded = {client: self.states.get(client) for client in self._fresh}
         self.states |= self._fresh
         self._fresh = {}

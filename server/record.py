@@ -12,7 +12,7 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -24,9 +24,11 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from ..clients.data import FederatedData
+from ..clients.fleet import Fleet
 from ..clients.state import StateRef, write_atomically
 from ..core.errors import RunError, SpecError, StateError
 from ..core.records import from_bytes, to_bytes
+from .clock import Timing
 from .report import write_report
 from .rounds import ACCURACIES, Evaluation, Outcome
 from .spec import Experiment, load
@@ -136,6 +138,11 @@ class Record:
             for client in range(data.num_clients)
         ]
 
+    def add_fleet(self, fleet: Fleet) -> None:
+        """Note which client is which device."""
+        for client, device in zip(self.result["clients"], fleet.device, strict=True):
+            client["device"] = device
+
     def add_round(self, outcome: Outcome) -> dict[str, Any]:
         """Note a round; return its line. Not yet written: `checkpoint` and `save` do that."""
         tally, evaluation = outcome.tally, outcome.evaluation
@@ -148,12 +155,13 @@ class Record:
             "bytes_up_dense": tally.bytes_up,
             "bytes_down": tally.bytes_down,
             "wall_s": round(outcome.wall_s, 4),
-            "sim_s": None,
-            "energy_j": None,
+            **_simulated(outcome.timing, self.result["clients"]),
             "epsilon": self._epsilon(tally.epsilon),
             "sampled": len(tally.sampled),
             "failed": [{"client": c, "error": e} for c, e in sorted(tally.failed + (evaluation.failed if evaluation else []))],
         }
+        if tally.left_out:
+            line["left_out"] = [{"client": client, "reason": reason} for client, reason in sorted(tally.left_out)]
         self.result["rounds"].append(line)
         for client in tally.replied:
             self.result["clients"][client]["rounds"] += 1
@@ -161,9 +169,9 @@ class Record:
             self._add_evaluation(evaluation, line)
         rounds = self.result["rounds"]
         sums = {key: sum(r[key] for r in rounds) for key in ("bytes_up", "bytes_up_dense", "bytes_down")}
-        unknown = dict.fromkeys(("sim_s", "energy_j"))
+        simulated = {key: _known_sum(r[key] for r in rounds) for key in ("sim_s", "energy_j")}
         wall_s = round(sum(r["wall_s"] for r in rounds), 4)
-        self.result["final"] |= {"rounds": outcome.round, **sums, "wall_s": wall_s, **unknown, "epsilon": line["epsilon"]}
+        self.result["final"] |= {"rounds": outcome.round, **sums, "wall_s": wall_s, **simulated, "epsilon": line["epsilon"]}
         self.result["final"] |= metrics
         return line
 
@@ -311,6 +319,31 @@ def stored_spec(folder: Path) -> Experiment:
         return load(folder / "spec.toml")
     except SpecError as error:
         raise SpecError([f"{folder / 'spec.toml'}: {problem}" for problem in error.problems]) from None
+
+
+def _simulated(timing: Timing | None, clients: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a round took on the simulated devices."""
+    if timing is None:
+        return {"sim_s": None, "energy_j": None}
+    last = timing.straggler
+    straggler = last and {
+        "client": last.client,
+        "device": clients[last.client]["device"],
+        **{key: getattr(last, key) for key in ("total_s", "download_s", "compute_s", "upload_s")},
+    }
+    return {
+        "sim_s": timing.sim_s,
+        "energy_j": timing.energy_high_j,
+        "energy_low_j": timing.energy_low_j,
+        "straggler": straggler,
+        "dropped": [{"client": client, "reason": reason} for client, reason in sorted(timing.dropped.items())],
+    }
+
+
+def _known_sum(values: Iterable[float | None]) -> float | None:
+    """Return the sum of what is known; None if nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _versions() -> dict[str, str]:

@@ -7,8 +7,8 @@ be judged and be the last; the strategy itself is driven through its public `con
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from ..clients.cost import LEFT_OUT, Cost
 from ..clients.worker import COHORT, epsilon_spent
 from ..core.errors import PayloadError, RoundError
 from ..core.records import WEIGHT_KEY, Layout, WeightedMean, array_bytes, as_laid_out, check_update, layout
 from ..core.seeds import seed_globals
+from .clock import Clock, Part, Timing
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ class Tally:
     client_seconds: float = 0.0
     epsilon: float = 0.0
     """The most that any client of this round has spent of its privacy so far; 0 where nothing is promised."""
+    left_out: list[tuple[int, str]] = field(default_factory=list)
+    """Clients whose devices cannot do the work, where that is no failure."""
+    parts: list[Part] = field(default_factory=list)
+    """What the replies' work would have cost, where that is simulated."""
 
 
 ACCURACIES = tuple(f"accuracy_{figure}" for figure in ("mean", "std", "p10", "p90", "worst", "weighted"))
@@ -135,6 +141,7 @@ class Outcome:
     metrics: MetricRecord | None
     tally: Tally
     wall_s: float
+    timing: Timing | None = None
     evaluation: Evaluation | None = None
 
 
@@ -160,7 +167,10 @@ class Rounds:
     expects : callable
         The layout of a client's update where that is not the layout of the arrays it was sent; None: it is.
     accepted : callable
-        Told when a round's training counts: new client states count from then on, the round's own evaluation included.
+        Told when a round's training counts, and whose updates did not: new client states of all others count from then on,
+        the round's own evaluation included.
+    clock : Clock, optional
+        Simulated time: says who is there, and whose updates count.
     """
 
     strategy: Strategy
@@ -174,7 +184,8 @@ class Rounds:
     timeout_s: float = 3600.0
     progress: Progress = lambda *_: None
     expects: Callable[[int], Layout | None] = lambda _: None
-    accepted: Callable[[], object] = lambda: None
+    accepted: Callable[[Iterable[int]], object] = lambda _: None
+    clock: Clock | None = None
 
     def run(self, arrays: ArrayRecord, first: int = 1) -> Iterator[Outcome]:
         """Train and evaluate, from round `first` to `last`; the caller may stop after any round.
@@ -188,7 +199,7 @@ class Rounds:
             started = time.perf_counter()
             outcome = self._train(number, arrays)
             arrays = outcome.arrays
-            self.accepted()
+            self.accepted(outcome.timing.dropped if outcome.timing else ())
             if number % self.evaluate_every == 0 or number == self.last:
                 outcome.evaluation = self.evaluate(number, arrays)
             outcome.wall_s = time.perf_counter() - started
@@ -196,44 +207,76 @@ class Rounds:
 
     def _train(self, number: int, arrays: ArrayRecord) -> Outcome:
         seed_globals(self.seed, "round", number)  # Flower's strategies sample with Python's global generator
-        view = RosterView(self.grid, self.roster.trainable)
+        view = RosterView(self.grid, self._present())
         messages = list(self.strategy.configure_train(number, arrays, ConfigRecord(), view))
         tally = Tally(sampled=sorted(self._client(m.metadata.dst_node_id) for m in messages))
         contents = {id(m.content): m.content for m in messages}  # one content object serves the whole cohort: count it once
         sizes = {key: array_bytes(content) for key, content in contents.items()}
-        tally.bytes_down = sum(sizes[id(m.content)] for m in messages)
+        down = {self._client(m.metadata.dst_node_id): sizes[id(m.content)] for m in messages}
+        tally.bytes_down = sum(down.values())
         expected = layout(arrays)
-        replies = self._counted(number, messages, expected, tally)
+        replies = self._counted(number, messages, expected, down, tally)
         received = list(_folded(replies) if self.average else replies)
-        needed = max(1, int(np.ceil(self.min_reply_fraction * len(messages))))
-        if len(tally.replied) < needed:
-            first = f" First failure, client {tally.failed[0][0]}:\n{tally.failed[0][1]}" if tally.failed else ""
-            raise RoundError(
-                f"round {number}: {len(tally.replied)} of {len(messages)} clients replied with something usable, "
-                f"{needed} are needed (federation.min_reply_fraction = {self.min_reply_fraction}).{first}"
-            )
+        timing = self._timed(tally)
+        if timing is not None and timing.dropped:
+            received = [r for r in received if self._client(r.metadata.src_node_id) not in timing.dropped]
+        self._check_enough(number, tally, timing)
         averaged, metrics = self.strategy.aggregate_train(number, received)
         if averaged is not None:
             arrays = as_laid_out(averaged, expected)
-        return Outcome(number, arrays, metrics, tally, 0.0)
+        return Outcome(number, arrays, metrics, tally, 0.0, timing)
 
-    def _counted(self, number: int, messages: list[Message], sent: Layout, tally: Tally) -> Iterator[Message]:
+    def _present(self) -> Sequence[int]:
+        """Return the nodes that can be asked to train, after waiting for them if need be."""
+        if self.clock is None:
+            return self.roster.trainable
+        node_of = {self._client(node): node for node in self.roster.trainable}
+        return [node_of[client] for client in self.clock.present(list(node_of))]
+
+    def _timed(self, tally: Tally) -> Timing | None:
+        """End the round on the virtual clock; replies that came too late are none."""
+        if self.clock is None:
+            return None
+        timing = self.clock.close(tally.parts)
+        tally.replied = [client for client in tally.replied if client not in timing.dropped]
+        return timing
+
+    def _check_enough(self, number: int, tally: Tally, timing: Timing | None) -> None:
+        wanted = min(len(tally.sampled) - len(tally.left_out), self.clock.per_round if self.clock else len(tally.sampled))
+        needed = max(1, int(np.ceil(self.min_reply_fraction * wanted)))
+        if len(tally.replied) >= needed:
+            return
+        lost = [*tally.failed, *(timing.dropped.items() if timing else ()), *tally.left_out]
+        first = f" First failure, client {lost[0][0]}:\n{lost[0][1]}" if lost else ""
+        raise RoundError(
+            f"round {number}: {len(tally.replied)} of {len(tally.sampled)} clients replied with something usable, "
+            f"{needed} are needed (federation.min_reply_fraction = {self.min_reply_fraction}).{first}"
+        )
+
+    def _counted(
+        self, number: int, messages: list[Message], sent: Layout, down: Mapping[int, int], tally: Tally
+    ) -> Iterator[Message]:
         """Pass replies on while counting them; what is not usable is noted and goes no further."""
         for reply in self.grid.send_and_receive(messages, timeout=self.timeout_s):
             client = self._client(reply.metadata.src_node_id)
+            if reply.has_error() and reply.error.code == LEFT_OUT:
+                tally.left_out.append((client, reply.error.reason or "no reason given"))
+                continue
             try:
-                note = _take_note(reply)
+                note = _take_note(reply) or _note(client, reply)
                 expected = self.expects(client)
-                # a reply with a note comes from a worker that has compared it with `sent`
-                if note is None or expected is not None:
+                # a worker of ours has compared the reply with `sent`
+                if "seconds" not in note or expected is not None:
                     check_update(reply.content, expected or sent)
             except PayloadError as error:
                 tally.failed.append((client, str(error)))
             else:
-                tally.replied += note["clients"] if note else [client]
-                tally.bytes_up += sum(note["bytes"]) if note else array_bytes(reply.content)
-                tally.client_seconds += sum(note["seconds"]) if note else 0.0
-                tally.epsilon = max(tally.epsilon, *(note["epsilon"] if note else [epsilon_spent(reply.content)]))
+                tally.replied += note["clients"]
+                tally.bytes_up += sum(note["bytes"])
+                tally.client_seconds += sum(note.get("seconds", ()))
+                tally.epsilon = max(tally.epsilon, *note["epsilon"])
+                if self.clock is not None:
+                    tally.parts += _parts(self.clock, note, down)
                 yield reply
             self.progress(number, "train", len(tally.replied) + len(tally.failed), len(messages))
 
@@ -286,6 +329,21 @@ def _take_note(reply: Message) -> dict[str, Any] | None:
     if note is not None:
         del reply.content[COHORT]
     return note  # type: ignore[return-value]
+
+
+def _note(client: int, reply: Message) -> dict[str, Any]:
+    """Write such a note for a client of another grid."""
+    size, cost = array_bytes(reply.content), Cost.of(reply.content)
+    columns = {name: [value] for name, value in vars(cost).items()} if cost else {}
+    return {"clients": [client], "bytes": [size], "epsilon": [epsilon_spent(reply.content)], **columns}
+
+
+def _parts(clock: Clock, note: Mapping[str, Any], down: Mapping[int, int]) -> Iterator[Part]:
+    """Yield the part in the round of every client that a note speaks for."""
+    names = [f.name for f in fields(Cost)]
+    for place, client in enumerate(note["clients"]):
+        cost = Cost(*(note[name][place] for name in names)) if names[0] in note else None
+        yield clock.part(client, cost, down[client], note["bytes"][place])
 
 
 def _folded(replies: Iterator[Message]) -> Iterator[Message]:

@@ -111,7 +111,7 @@ def _conduct(bench: Workbench, record: Record, listeners: Sequence[Listener]) ->
             spec.federation.clients,
             record.folder / "state",
             sizes=bench.data.num_train.tolist(),
-            average=spec.strategy.averages,
+            average=spec.averages,
             workers=spec.engine.workers,
             retries=spec.engine.retries,
             chunk=spec.engine.chunk,

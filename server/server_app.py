@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +16,18 @@ from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from ..clients.client_app import Workbench
+from ..clients.fleet import fleet
 from ..clients.state import write_atomically
 from ..core.errors import FedcosimError, RoundError
 from ..core.records import array_record
 from ..strategies.oneshot import OneShot
 from ..strategies.options import Setting
 from . import strategy_state
+from .clock import Clock, restored
 from .grid import RayGrid
 from .record import Checkpoint, Checkpoints, Record
 from .rounds import Roster, Rounds
-from .spec import StopOptions, from_run_config
+from .spec import Experiment, StopOptions, from_run_config
 
 app = ServerApp()
 
@@ -83,13 +86,14 @@ def execute(bench: Workbench, grid: Grid, record: Record, roster: Roster, listen
         roster=roster,
         seed=spec.seed,
         last=spec.federation.rounds,
-        average=spec.strategy.averages,
+        average=spec.averages,
         evaluate_every=spec.evaluate.every,
         min_reply_fraction=spec.federation.min_reply_fraction,
         timeout_s=spec.federation.timeout_s,
         progress=progress,
         expects=strategy.expects if isinstance(strategy, OneShot) else lambda _: None,
-        accepted=grid.commit if isinstance(grid, RayGrid) else lambda: None,
+        accepted=_committer(spec, grid),
+        clock=_clock(bench, record),
     )
     stop = StopRule(spec.stop)
     if any(stop.reached(line) for line in record.result["rounds"]):
@@ -114,11 +118,33 @@ def execute(bench: Workbench, grid: Grid, record: Record, roster: Roster, listen
     record.finish("stopped" if stop.reason else "finished", stop.reason)
 
 
+def _clock(bench: Workbench, record: Record) -> Clock | None:
+    """Return the virtual clock, at the end of the rounds that the record has."""
+    spec = bench.spec
+    if spec.hardware is None:
+        return None
+    equipment = fleet(spec.hardware, spec.federation.clients, spec.seed)
+    record.add_fleet(equipment)
+    return restored(Clock(spec.hardware, equipment, spec.federation.per_round), record.result["rounds"])
+
+
+def _committer(spec: Experiment, grid: Grid) -> Callable[[Iterable[int]], object]:
+    """Return what makes a round's client states count.
+
+    The state of a client whose update came too late is forgotten, except under privacy: what it has sent, it has sent.
+    """
+    if not isinstance(grid, RayGrid):
+        return lambda _: None
+    return grid.commit if spec.privacy is None else lambda _: grid.commit()
+
+
 def setting(bench: Workbench, roster: Roster) -> Setting:
     """Say what the strategy's server side may know of the experiment."""
     spec, data = bench.spec, bench.data
     known = {"shape_CHW": data.shape_CHW, "classes": data.classes, "privacy": spec.privacy}
-    cohort = {"clients": len(roster.trainable), "per_round": spec.federation.per_round}
+    more = spec.hardware.over_select or 0.0 if spec.hardware else 0.0
+    asked = min(len(roster.trainable), math.ceil(spec.federation.per_round * (1 + more)))
+    cohort = {"clients": len(roster.trainable), "per_round": asked}
     return Setting(seed=spec.seed, model=spec.model_options(), train=spec.train, **known, **cohort)  # type: ignore[arg-type]
 
 

@@ -17,11 +17,13 @@ import tomli_w
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from ..clients.data import DataOptions
+from ..clients.fleet import HardwareOptions
 from ..clients.models import MODELS, ModelOptions
 from ..clients.privacy import PrivacyOptions
 from ..clients.tasks.classification import TrainOptions
 from ..core.errors import SpecError
 from ..core.options import Options, Registry, sentences
+from ..hwsim.devices import devices
 from ..strategies import STRATEGIES, StrategyOptions
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -103,6 +105,7 @@ class Experiment(Options):
     train: TrainOptions = TrainOptions()
     evaluate: EvaluateOptions = EvaluateOptions()
     privacy: PrivacyOptions | None = None
+    hardware: HardwareOptions | None = None
     engine: EngineOptions = EngineOptions()
     stop: StopOptions | None = None
     tracking: TrackingOptions | None = None
@@ -125,6 +128,11 @@ class Experiment(Options):
     def model_options(self) -> ModelOptions:
         """Return the model's options as the strategy wants them (FedPerfix puts its plugin into the attention)."""
         return self.strategy.adapt(self.model)
+
+    @property
+    def averages(self) -> bool:
+        """Whether replies may be averaged on their way to the strategy: it wants nothing else, and all of them count."""
+        return self.strategy.averages and not (self.hardware is not None and self.hardware.drops)
 
     def differences(self, other: Experiment) -> list[str]:
         """Return the dotted names of the fields in which two experiments differ."""
@@ -176,7 +184,7 @@ def _cross_checks(experiment: Experiment) -> list[str]:
         )
     if engine.address not in ("local", "auto") and not engine.address.startswith("ray://"):
         problems.append(f"engine.address = {engine.address!r}: must be 'local', 'auto' or 'ray://host:port'")
-    problems += _strategy_checks(experiment)
+    problems += _strategy_checks(experiment) + _hardware_checks(experiment)
     try:
         experiment.model_options()
     except SpecError as error:
@@ -193,6 +201,18 @@ def _strategy_checks(experiment: Experiment) -> list[str]:
     if experiment.privacy is not None and (reason := strategy.not_private_because):
         problems.append(f"privacy: strategy {name!r} cannot keep such a promise: {reason}; leave [privacy] out")
     return problems
+
+
+def _hardware_checks(experiment: Experiment) -> list[str]:
+    """Return what the simulated devices cannot do."""
+    hardware, precision = experiment.hardware, experiment.train.precision
+    if hardware is None:
+        return []
+    without = [name for name in hardware.devices if getattr(devices()[name].peak, precision) is None]
+    return [
+        f"hardware.devices.{name}: nothing is known of its rate in train.precision = {precision!r}; choose another device"
+        for name in without
+    ]
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Experiment:

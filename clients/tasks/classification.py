@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ...core.options import Options
 from ..privacy import DpSgd, Private, poisson_batches
+from ..work import observe
 
 
 class TrainOptions(Options):
@@ -97,10 +98,39 @@ def fit(
     proximal_mu: float = 0.0,
 ) -> float | None:
     """Train in place, by DP-SGD where `private` says how; return the mean loss, None where that would tell of records."""
+    _observe(model, x_NCHW, y_N, options, private, proximal_mu)
     if private is None:
         return train(model, x_NCHW, y_N, options, order, proximal_mu)
     train_private(model, x_NCHW, y_N, options, private.sigma, private.max_grad_norm, order, private.noise)
     return None
+
+
+def _observe(
+    model: nn.Module, x_NCHW: Tensor, y_N: Tensor, options: TrainOptions, private: Private | None, proximal_mu: float
+) -> None:
+    """Tell those who price it what `fit` is about to do: steps on full batches, the last one of a pass among them."""
+    batch_size = min(options.batch_size, len(y_N))
+    x_BCHW, y_B = x_NCHW[:batch_size], y_N[:batch_size]
+
+    def steps(copy: nn.Module, count: int) -> None:
+        few = options.model_copy(update={"epochs": count, "batch_size": batch_size})
+        order = torch.Generator()
+        if private is None:
+            train(copy, x_BCHW, y_B, few, order, proximal_mu)
+        else:
+            quiet = private.rehearsal()
+            train_private(copy, x_BCHW, y_B, few, quiet.sigma, quiet.max_grad_norm, order, quiet.noise)
+
+    observe(
+        model,
+        steps,
+        private_steps(len(y_N), options),
+        batch_size,
+        (tuple(x_BCHW.shape), options.weight_decay, bool(proximal_mu)),
+        "momentum" if options.optimizer == "sgd" and options.momentum else options.optimizer,
+        options.precision,
+        private is not None,
+    )
 
 
 def private_steps(num_records: int, options: TrainOptions) -> int:

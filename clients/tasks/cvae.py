@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from ...core.records import Layout
 from ...core.seeds import derive, torch_stream
 from ..privacy import DpSgd, Private, poisson_batches
+from ..work import observe
 from .generator import Fitted, GeneratorOptions, Sampler
 
 Shape = tuple[int, int, int]
@@ -71,6 +72,7 @@ class CvaeOptions(GeneratorOptions):
         model = initial(self, (channels, height, width), classes, seed)
         order, draws = (torch_stream(seed, "generator", client, name) for name in ("order", "draws"))
         loss = None
+        _observe(model, x_NCHW, y_N, self, private)
         if private is None:
             loss = _train(model, x_NCHW, y_N, self, order, draws)
         else:
@@ -171,6 +173,22 @@ def initial(options: CvaeOptions, shape_CHW: Shape, classes: int, seed: int) -> 
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(derive(seed, "generator"))
         return Cvae(options, shape_CHW, classes)
+
+
+def _observe(model: Cvae, x_NCHW: Tensor, y_N: Tensor, options: CvaeOptions, private: Private | None) -> None:
+    """Tell those who price it what `fit` is about to do."""
+    batch_size = min(options.batch_size, len(y_N))
+    x_BCHW, y_B = x_NCHW[:batch_size], y_N[:batch_size]
+
+    def steps(copy: nn.Module, count: int) -> None:
+        few, quiet = options.model_copy(update={"steps": count, "batch_size": batch_size}), torch.Generator()
+        if private is None:
+            _train(copy, x_BCHW, y_B, few, quiet, quiet)  # type: ignore[arg-type]
+        else:
+            _train_private(copy, x_BCHW, y_B, few, quiet, quiet, private.rehearsal())  # type: ignore[arg-type]
+
+    settings = (tuple(x_NCHW.shape[1:]), options.model_copy(update={"steps": 1}))
+    observe(model, steps, options.steps, batch_size, settings, "adam", per_sample=private is not None)
 
 
 def batches(num_records: int, batch_size: int, steps: int, order: torch.Generator) -> Iterator[Tensor]:

@@ -37,6 +37,7 @@ from ...core.errors import SpecError
 from ...core.records import Layout
 from ...core.seeds import derive, torch_stream
 from ..privacy import DpSgd, Private, poisson_batches
+from ..work import observe
 from .generator import Fitted, GeneratorOptions, Sampler
 
 if TYPE_CHECKING:  # importing diffusers takes seconds, which only those who train or sample should wait for
@@ -117,6 +118,7 @@ class DiffusionOptions(GeneratorOptions):
         channels, height, width = x_NCHW.shape[1:]
         unet = initial(self, tier_of(self, client), (channels, height, width), classes, seed)
         order, draws = (torch_stream(seed, "generator", client, name) for name in ("order", "draws"))
+        _observe(unet, x_NCHW, y_N, self, private)
         return train(unet, x_NCHW, y_N, self, order, draws, private)
 
     def sampler(self, client: int, weights: Mapping[str, Tensor], shape_CHW: Shape, classes: int) -> Sampler:
@@ -258,6 +260,19 @@ def train(
     else:
         _train_private(course, losses, len(y_N), order, private)
     return Fitted(course.weights(), loss, options.steps)
+
+
+def _observe(unet: nn.Module, x_NCHW: Tensor, y_N: Tensor, options: DiffusionOptions, private: Private | None) -> None:
+    """Tell those who price it what `fit` is about to do."""
+    batch_size = min(options.batch_size, len(y_N)) if private else options.batch_size
+    batch = torch.arange(batch_size) % len(y_N)
+
+    def steps(copy: nn.Module, count: int) -> None:
+        few, quiet = options.model_copy(update={"steps": count, "batch_size": batch_size}), torch.Generator()
+        train(copy, x_NCHW[batch], y_N[batch], few, quiet, quiet, private and private.rehearsal())
+
+    settings = (tuple(x_NCHW.shape[1:]), options.model_copy(update={"steps": 1}))
+    observe(unet, steps, options.steps, batch_size, settings, "adam", per_sample=private is not None)
 
 
 class _Course:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
@@ -56,6 +57,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         super().__init__()
         self.phase: Phase = "inference"
+        """Of what runs outside backward."""
         self.operators: Counter[Operator] = Counter()
         self.uncounted: set[str] = set()
         self.largest_bytes = 0
@@ -94,7 +96,7 @@ class _Recorder(TorchDispatchMode):
         shapes = ["x".join(map(str, t.shape)) for t in operands[:2] if t.dim()]
         operator = Operator(
             name=" ".join([name.strip("_"), *shapes]),
-            phase=self.phase,
+            phase="backward" if torch._C._current_graph_task_id() != -1 else self.phase,
             flops=self._flops(packet, args, kwargs, result),
             load_weight_bytes=weight_bytes,
             load_act_bytes=act_bytes,
@@ -193,15 +195,13 @@ def training_step(
     recorder = _Recorder(model.parameters())
     with _refusing_values(), kept_for_backward(model) as kept, recorder:
         recorder.phase = "forward"
-        value = loss(model, *inputs)
-        recorder.phase = "backward"
-        value.backward()
+        loss(model, *inputs).backward()
     operators = recorder.operators + Counter(_update(model, optimizer))
     if per_sample:
         operators += Counter(_per_sample(model, len(inputs[0])))
-    return _workload(
-        operators, training_footprint(model, kept.bytes, inputs, optimizer, per_sample), precision, recorder.uncounted
-    )
+    inputs_bytes = sum(map(_bytes, inputs))
+    footprint = _footprint(model, kept.bytes, inputs_bytes, len(inputs[0]), optimizer, per_sample)
+    return _workload(operators, footprint, precision, recorder.uncounted)
 
 
 def classification_loss(model: nn.Module, x_NCHW: Tensor, y_N: Tensor) -> Tensor:
@@ -209,46 +209,71 @@ def classification_loss(model: nn.Module, x_NCHW: Tensor, y_N: Tensor) -> Tensor
     return nn.functional.cross_entropy(model(x_NCHW), y_N)
 
 
-def one_step(model: nn.Module, train: Callable[[nn.Module, int], object]) -> tuple[Counter[Operator], int, set[str]]:
-    """Record what one more step of a real training loop costs: two steps less one, on copies of a model.
+def traced_step(
+    model: nn.Module,
+    train: Callable[[nn.Module, int], object],
+    batch_size: int,
+    optimizer: Optimizer = "sgd",
+    precision: Precision = "fp32",
+    per_sample: bool = False,
+) -> Workload:
+    """Record one more step of a real training loop, with real numbers: two steps less one, on copies of a model.
+
+    What the loop does to begin with, such as making an optimizer, is in both and drops out.
 
     Parameters
     ----------
     train : callable
-        ``train(model, steps)`` takes that many steps, each on a batch of the usual size.
-
-    Returns
-    -------
-    operators : Counter of Operator
-    kept_bytes : int
-        What a forward pass keeps for its backward pass.
-    uncounted : set of str
-        Operators that do arithmetic nobody could count.
+        ``train(model, steps)`` takes that many steps, each on `batch_size` samples.
+    optimizer, per_sample
+        For what must be in memory: the optimizer's state, a gradient for every sample. Under DP-SGD, all that the forward
+        pass writes counts as kept for backward; otherwise it is what autograd saves.
     """
     recorded: list[_Recorder] = []
-    kept_bytes = 0
     for steps in (1, 2):
         trained = copy.deepcopy(model)
         recorder = _Recorder(trained.parameters())
         recorder.phase = "forward"
-        with torch.random.fork_rng(devices=[]), kept_for_backward(trained) as kept, recorder:
+        # torch.func, with which Opacus differentiates some layers, forbids looking at what is saved
+        saved = nullcontext() if per_sample else kept_for_backward(trained)
+        with torch.random.fork_rng(devices=[]), saved as kept, recorder, _optimizers_seen(recorder):
             train(trained, steps)
         recorded.append(recorder)
-        kept_bytes = kept.bytes - kept_bytes
-    return recorded[1].operators - recorded[0].operators, kept_bytes, recorded[1].uncounted
+    operators = recorded[1].operators - recorded[0].operators
+    written = sum(n * op.store_act_bytes for op, n in operators.items() if op.phase == "forward")
+    footprint = _footprint(model, kept.bytes // 2 if kept else written, 0, batch_size, optimizer, per_sample)
+    return _workload(operators, footprint, precision, recorded[1].uncounted)
 
 
-def training_footprint(
-    model: nn.Module, kept_bytes: int, inputs: Sequence[Tensor], optimizer: Optimizer, per_sample: bool
+@contextmanager
+def _optimizers_seen(recorder: _Recorder) -> Iterator[None]:
+    """Let a recorder know when an optimizer is at work."""
+
+    def enter(*_: object) -> None:
+        recorder.phase = "optimizer"
+
+    def leave(*_: object) -> None:
+        recorder.phase = "forward"
+
+    hooks = [register_optimizer_step_pre_hook(enter), register_optimizer_step_post_hook(leave)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _footprint(
+    model: nn.Module, kept_bytes: int, inputs_bytes: int, batch_size: int, optimizer: Optimizer, per_sample: bool
 ) -> Footprint:
     """Say what training needs in memory at once."""
     trainable = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return Footprint(
         weights_bytes=_weights_bytes(model),
-        gradients_bytes=trainable * (1 + len(inputs[0]) * per_sample),
+        gradients_bytes=trainable * (1 + batch_size * per_sample),
         optimizer_bytes=trainable * STATE_PER_PARAMETER[optimizer],
         activations_bytes=kept_bytes,
-        inputs_bytes=sum(map(_bytes, inputs)),
+        inputs_bytes=inputs_bytes,
     )
 
 
