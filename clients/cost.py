@@ -99,7 +99,9 @@ class _Pricing:
                     f"{size / 1e9:.3g} GB"
                     for size in (report.memory.total_bytes, report.memory.capacity_bytes or 0, report.memory.deficit_bytes)
                 )
-                raise _TooLargeError(f"training needs {needs} of memory, its device {self._device} has {has}: {lacks} are missing")
+                raise _TooLargeError(
+                    f"training needs {needs} of memory, its device {self._device} has {has}: {lacks} are missing"
+                )
         return Cost(
             compute_s=sum(report.time_s * steps for report, steps in reports),
             energy_low_j=sum(report.energy_low_j * steps for report, steps in reports),

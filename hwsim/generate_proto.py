@@ -34,7 +34,7 @@ class _File:
 
     def __init__(self, name: str, simulator: type[Simulator], taken: dict[type[BaseModel], str]) -> None:
         self.name, self.simulator, self.taken = name, simulator, taken
-        self.imports, self.messages = {f"{PACKAGE.replace('.', '/')}/common.proto"}, []
+        self.imports, self.messages = {f"{PACKAGE.replace('.', '/')}/common.proto"}, list[str]()
         self.known = _committed(name)
 
     def text(self) -> str:
@@ -90,6 +90,8 @@ class _File:
             key, value = get_args(kind)
             return [], f"map<{_SCALARS[key]}, {self._type(_unwrap(value)[0])}> {field}"
         label = "repeated " if repeated else "optional "
+        if get_origin(kind) is Literal and isinstance(get_args(kind)[0], int):
+            return [], f"{label}int64 {field}"
         if get_origin(kind) is Literal:
             enum = "".join(part.capitalize() for part in field.split("_"))
             names = [enum_value(enum, word) for word in get_args(kind)]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -232,7 +232,7 @@ class _Servicer:
             self.metrics.seconds.labels(self.name, method).observe(seconds)
 
 
-def _abort(context: grpc.ServicerContext, error: HwsimError, retry_after_s: float | None) -> NoReturn:
+def _abort(context: grpc.ServicerContext, error: HwsimError, retry_after_s: float | None) -> None:
     """End a call with a status that says which field is at fault and when to come again (google.rpc's error details)."""
     status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=str(error))
     if error.field:
@@ -243,7 +243,6 @@ def _abort(context: grpc.ServicerContext, error: HwsimError, retry_after_s: floa
         hint.retry_delay.FromMilliseconds(int(retry_after_s * 1000))
         status.details.append(_packed(hint))
     context.abort_with_status(rpc_status.to_status(status))
-    raise AssertionError  # abort_with_status has raised
 
 
 def _packed(message: Message) -> AnyMessage:
@@ -309,7 +308,7 @@ class _Token(grpc.ServerInterceptor):
             return continuation(call)
         handler = continuation(call)
 
-        def refuse(_request: object, context: grpc.ServicerContext) -> NoReturn:
+        def refuse(_request: object, context: grpc.ServicerContext) -> None:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "authorization: missing or wrong; send 'Bearer <token>'")
 
         kind = _KINDS[bool(handler and handler.request_streaming), bool(handler and handler.response_streaming)]

@@ -1,4 +1,4 @@
-"""What a spec can name: strategies, models, data sources, with their options as JSON Schema properties."""
+"""What a spec can name: strategies, models, data sources, devices, with their options as JSON Schema properties."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..clients.data.options import fields_of
 from ..clients.data.source import source
 from ..clients.models import MODELS
 from ..core.options import Options, Registry
+from ..hwsim.devices import devices
 from ..strategies import STRATEGIES
 
 Entry = dict[str, Any]
@@ -33,10 +34,23 @@ def _sources() -> list[Entry]:
     ]
 
 
+def _devices() -> list[Entry]:
+    shown = ("peak", "memory_bytes_per_s", "memory_bytes", "max_power_w")
+    return [
+        {
+            "name": name,
+            "summary": device.summary,
+            "options": {key: {"default": value} for key, value in device.model_dump(exclude_none=True).items() if key in shown},
+        }
+        for name, device in devices().items()
+    ]
+
+
 CATALOGUE: dict[str, Callable[[], list[Entry]]] = {
     "strategies": lambda: _registered(STRATEGIES),
     "models": lambda: _registered(MODELS),
     "data": _sources,
+    "devices": _devices,
 }
 
 

@@ -17,8 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.errors import FedcosimError, RunError
+from .cli_hwsim import app as hwsim
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
+app.add_typer(hwsim, name="hwsim")
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field of the spec; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
@@ -76,7 +78,7 @@ def compare(
     result = comparison(folders)
     path = write_comparison(folders, out)
     if as_json:
-        _print_json(result.as_dict() | {"html": str(path)})
+        print_json(result.as_dict() | {"html": str(path)})
     else:
         print_comparison(result, stdout)
         stdout.print(f"Curves: {path}")
@@ -100,13 +102,13 @@ def audit(run: Annotated[Path, typer.Argument(help="A run's directory or id.")],
     folder = find_run(run)
     figures = write_audit(folder)
     if as_json:
-        _print_json(figures)
+        print_json(figures)
     else:
         stdout.print(_figures(f"Audit of {folder.name}", figures))
 
 
 @app.command("list")
-def list_(kind: Annotated[str, typer.Argument(help="strategies, models or data.")], as_json: Json = False) -> None:
+def list_(kind: Annotated[str, typer.Argument(help="strategies, models, data or devices.")], as_json: Json = False) -> None:
     """List what a spec can name, with its options."""
     from .catalogue import CATALOGUE, catalogue
 
@@ -114,7 +116,7 @@ def list_(kind: Annotated[str, typer.Argument(help="strategies, models or data."
         raise RunError(f"list {kind!r}: unknown kind; choose one of {', '.join(CATALOGUE)}")
     entries = catalogue(kind)
     if as_json:
-        _print_json(entries)
+        print_json(entries)
         return
     table = Table("name", "what", "options")
     for entry in entries:
@@ -126,7 +128,7 @@ def list_(kind: Annotated[str, typer.Argument(help="strategies, models or data."
 def _show(folder: Path, as_json: bool) -> None:
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     title = f"{result['id']}: {result['status']}" + (f" ({result['reason']})" if result["reason"] else "")
     stdout.print(_figures(title, result["final"]))
@@ -144,7 +146,8 @@ def _figures(title: str, figures: Mapping[str, Any]) -> Table:
     return table
 
 
-def _print_json(document: Any) -> None:
+def print_json(document: Any) -> None:
+    """Print one JSON document."""
     sys.stdout.write(json.dumps(document, indent=1) + "\n")
 
 

@@ -133,8 +133,15 @@ class Clock:
             sim_s = self.options.deadline_s
         waited_s, self._waited_s = self._waited_s, 0.0
         self.now_s += sim_s or 0.0
-        energies = [sum(getattr(p, f"energy_{end}_j") for p in known) if known else None for end in ("low", "high")]
-        return Timing(None if sim_s is None else sim_s + waited_s, waited_s, *energies, straggler, known, dropped)
+        return Timing(
+            sim_s=None if sim_s is None else sim_s + waited_s,
+            waited_s=waited_s,
+            energy_low_j=sum(p.energy_low_j for p in known) if known else None,
+            energy_high_j=sum(p.energy_high_j for p in known) if known else None,
+            straggler=straggler,
+            parts=known,
+            dropped=dropped,
+        )
 
     def _dropped(self, known: Sequence[Part], unknown: int) -> dict[int, str]:
         options, dropped = self.options, {}

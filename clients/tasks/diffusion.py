@@ -267,7 +267,7 @@ def _observe(unet: nn.Module, x_NCHW: Tensor, y_N: Tensor, options: DiffusionOpt
     batch_size = min(options.batch_size, len(y_N)) if private else options.batch_size
     batch = torch.arange(batch_size) % len(y_N)
 
-    def steps(copy: nn.Module, count: int) -> None:
+    def steps(copy: Any, count: int) -> None:
         few, quiet = options.model_copy(update={"steps": count, "batch_size": batch_size}), torch.Generator()
         train(copy, x_NCHW[batch], y_N[batch], few, quiet, quiet, private and private.rehearsal())
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ...core.options import Options
 from ..devices import Device, device, devices
 from ..simulator import HwsimError, Job
+from .architecture import presets
 from .energy import EnergyModel
 from .estimate import RooflineReport, estimate
+from .llm import LlmRequest
+from .llm import workload as llm_workload
 from .workload import Precision, Workload
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from .trace import Example
 
 Dimension = Annotated[int, Field(ge=1, le=65_536)]
 
@@ -24,13 +27,13 @@ class ModelRequest(Options):
     """An architecture that the simulator knows by name, and what is done with it."""
 
     name: Annotated[str, Field(max_length=100)]
-    """Such as `lenet` or `vit_b16`."""
+    """Such as `lenet` or `vit-b16`."""
     batch: Annotated[int, Field(ge=1, le=1_048_576)] = 1
     """Samples in a step."""
     train: bool = False
     """Forward, backward and the optimizer's step; else one forward pass."""
-    optimizer: Annotated[str, Field(pattern="^(sgd|momentum|adam|adamw)$")] = "sgd"
-    """`sgd`, `momentum`, `adam` or `adamw`."""
+    optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "sgd"
+    """What updates the parameters; momentum is that of SGD."""
     per_sample: bool = False
     """DP-SGD: a gradient for every sample."""
     precision: Precision = "fp32"
@@ -41,12 +44,12 @@ class ModelRequest(Options):
     classes: Dimension | None = None
 
 
-Models = Callable[[ModelRequest], "tuple[nn.Module, Sequence[Tensor]]"]
-"""Builds what a request names: the model, and a batch of inputs and labels whose shapes are what matters."""
+Models = Callable[[ModelRequest], "Example"]
+"""Builds what a request names."""
 
 
 class RooflineRequest(Options):
-    """What runs where: one device, and exactly one of a workload and a model."""
+    """What runs where: one device, and exactly one of a workload, a model and a language model."""
 
     device: Annotated[str, Field(max_length=100)] | None = None
     """Name of a device; or give `custom`."""
@@ -55,7 +58,9 @@ class RooflineRequest(Options):
     workload: Workload | None = None
     """Operators, analysed by the caller."""
     model: ModelRequest | None = None
-    """An architecture."""
+    """An architecture that the service knows."""
+    llm: LlmRequest | None = None
+    """A large language model that reads or generates text."""
     energy_model: EnergyModel = "7nm"
     """Whose constants: Jouppi et al. 2021 (7 nm) or Horowitz 2014 (45 nm)."""
     precision_fallback: bool = False
@@ -65,7 +70,7 @@ class RooflineRequest(Options):
 
     @model_validator(mode="after")
     def _one_of_each(self) -> RooflineRequest:
-        for names in (("device", "custom"), ("workload", "model")):
+        for names in (("device", "custom"), ("workload", "model", "llm")):
             given = [name for name in names if getattr(self, name) is not None]
             if len(given) != 1:
                 got = " and ".join(given) or "none"
@@ -106,7 +111,7 @@ class Roofline:
         """
         where = request.custom or device(request.device or "")
         job.step(0.1)
-        workload = request.workload or self._analysed(request.model)
+        workload = request.workload or self._analysed(request, where)
         job.step(0.9)
         return estimate(
             request.device or "custom",
@@ -118,22 +123,18 @@ class Roofline:
         )
 
     def capabilities(self) -> dict[str, list[str]]:
-        """Return the devices that requests can name."""
-        return {"device": list(devices())}
+        """Return the devices and language models that requests can name."""
+        return {"device": list(devices()), "llm.model": list(presets())}
 
-    def _analysed(self, request: ModelRequest | None) -> Workload:
+    def _analysed(self, request: RooflineRequest, where: Device) -> Workload:
+        if request.llm is not None:
+            peak = where.peak.model_dump().get(request.llm.precision)
+            return llm_workload(request.llm, where.buffer_bytes, peak / where.memory_bytes_per_s if peak else None)
         from . import trace
 
-        if self._models is None or request is None:
+        model = request.model
+        if self._models is None or model is None:
             raise HwsimError("model: this service knows no models; give a workload", "UNIMPLEMENTED", "model")
-        model, inputs = self._models(request)
-        if not request.train:
-            return trace.inference(model, inputs[:1], request.precision)
-        return trace.training_step(
-            model,
-            inputs,
-            trace.classification_loss,
-            request.optimizer,
-            request.precision,
-            request.per_sample,  # type: ignore[arg-type]
-        )
+        if model.train:
+            return trace.training_step(self._models(model), model.optimizer, model.precision, model.per_sample)
+        return trace.inference(self._models(model), model.precision)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -108,7 +109,8 @@ class _Recorder(TorchDispatchMode):
         if packet in _CPU_FORMULAS:
             return _CPU_FORMULAS[packet](*args, **kwargs)
         if packet in flop_registry:
-            return int(flop_registry[packet](*args, **kwargs, out_val=result))
+            formula: Callable[..., int] = flop_registry[packet]
+            return int(formula(*args, **kwargs, out_val=result))
         if any(part in packet.__name__ for part in _MULTIPLIES):
             self.uncounted.add(packet.__name__)
         return 0
@@ -142,20 +144,33 @@ def _refusing_values() -> Iterator[None]:
         ) from error
 
 
-def inference(model: nn.Module, inputs: Sequence[Tensor], precision: Precision = "fp32") -> Workload:
-    """Analyse one forward pass, on meta tensors.
+@dataclass(frozen=True)
+class Example:
+    """A model with a batch of what it is used on; of tensors, only shapes and types matter.
 
-    Parameters
+    Attributes
     ----------
-    inputs : sequence of Tensor
-        Only their shapes and types matter.
+    inputs : tuple of Tensor
+        What ``model(*inputs)`` takes.
+    targets : tuple of Tensor
+        What ``loss(model, *inputs, *targets)``, a scalar, takes beside them.
+    """
+
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
+    targets: tuple[Tensor, ...]
+    loss: Callable[..., Tensor]
+
+
+def inference(example: Example, precision: Precision = "fp32") -> Workload:
+    """Analyse one forward pass, on meta tensors.
 
     Raises
     ------
     HwsimError
         UNIMPLEMENTED if the model needs numbers to know what to do next.
     """
-    model, inputs = _on_meta(model).eval(), [x.to("meta") for x in inputs]
+    model, inputs = _on_meta(example.model).eval(), [x.to("meta") for x in example.inputs]
     recorder = _Recorder(model.parameters())
     with _refusing_values(), torch.no_grad(), recorder:
         model(*inputs)
@@ -166,12 +181,7 @@ def inference(model: nn.Module, inputs: Sequence[Tensor], precision: Precision =
 
 
 def training_step(
-    model: nn.Module,
-    inputs: Sequence[Tensor],
-    loss: Callable[..., Tensor],
-    optimizer: Optimizer = "sgd",
-    precision: Precision = "fp32",
-    per_sample: bool = False,
+    example: Example, optimizer: Optimizer = "sgd", precision: Precision = "fp32", per_sample: bool = False
 ) -> Workload:
     """Analyse forward, backward and an optimizer's step, on meta tensors.
 
@@ -179,10 +189,6 @@ def training_step(
 
     Parameters
     ----------
-    inputs : sequence of Tensor
-        Of one batch; only their shapes and types matter.
-    loss : callable
-        ``loss(model, *inputs)`` gives a scalar.
     per_sample : bool
         DP-SGD: gradients of every sample are written, read for their norms, and read and summed once more; noise is added.
 
@@ -191,22 +197,17 @@ def training_step(
     HwsimError
         UNIMPLEMENTED if the model needs numbers to know what to do next.
     """
-    model, inputs = _on_meta(model).train(), [x.to("meta") for x in inputs]
+    model, inputs = _on_meta(example.model).train(), [x.to("meta") for x in (*example.inputs, *example.targets)]
     recorder = _Recorder(model.parameters())
     with _refusing_values(), kept_for_backward(model) as kept, recorder:
         recorder.phase = "forward"
-        loss(model, *inputs).backward()
+        example.loss(model, *inputs).backward()
     operators = recorder.operators + Counter(_update(model, optimizer))
     if per_sample:
         operators += Counter(_per_sample(model, len(inputs[0])))
     inputs_bytes = sum(map(_bytes, inputs))
     footprint = _footprint(model, kept.bytes, inputs_bytes, len(inputs[0]), optimizer, per_sample)
     return _workload(operators, footprint, precision, recorder.uncounted)
-
-
-def classification_loss(model: nn.Module, x_NCHW: Tensor, y_N: Tensor) -> Tensor:
-    """Return the mean cross-entropy of a classifier."""
-    return nn.functional.cross_entropy(model(x_NCHW), y_N)
 
 
 def traced_step(

@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RooflineRequest(_message.Message):
-    __slots__ = ("device", "custom", "workload", "model", "energy_model", "precision_fallback", "most_operators")
+    __slots__ = ("device", "custom", "workload", "model", "llm", "energy_model", "precision_fallback", "most_operators")
     class EnergyModel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         ENERGY_MODEL_UNSPECIFIED: _ClassVar[RooflineRequest.EnergyModel]
@@ -22,6 +22,7 @@ class RooflineRequest(_message.Message):
     CUSTOM_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    LLM_FIELD_NUMBER: _ClassVar[int]
     ENERGY_MODEL_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FALLBACK_FIELD_NUMBER: _ClassVar[int]
     MOST_OPERATORS_FIELD_NUMBER: _ClassVar[int]
@@ -29,10 +30,11 @@ class RooflineRequest(_message.Message):
     custom: Device
     workload: Workload
     model: ModelRequest
+    llm: LlmRequest
     energy_model: RooflineRequest.EnergyModel
     precision_fallback: bool
     most_operators: int
-    def __init__(self, device: _Optional[str] = ..., custom: _Optional[_Union[Device, _Mapping]] = ..., workload: _Optional[_Union[Workload, _Mapping]] = ..., model: _Optional[_Union[ModelRequest, _Mapping]] = ..., energy_model: _Optional[_Union[RooflineRequest.EnergyModel, str]] = ..., precision_fallback: _Optional[bool] = ..., most_operators: _Optional[int] = ...) -> None: ...
+    def __init__(self, device: _Optional[str] = ..., custom: _Optional[_Union[Device, _Mapping]] = ..., workload: _Optional[_Union[Workload, _Mapping]] = ..., model: _Optional[_Union[ModelRequest, _Mapping]] = ..., llm: _Optional[_Union[LlmRequest, _Mapping]] = ..., energy_model: _Optional[_Union[RooflineRequest.EnergyModel, str]] = ..., precision_fallback: _Optional[bool] = ..., most_operators: _Optional[int] = ...) -> None: ...
 
 class Device(_message.Message):
     __slots__ = ("summary", "peak", "memory_bytes_per_s", "memory_bytes", "memory_kind", "buffer_bytes", "link_bytes_per_s", "max_power_w", "idle_power_w", "efficiency")
@@ -178,6 +180,18 @@ class Footprint(_message.Message):
 
 class ModelRequest(_message.Message):
     __slots__ = ("name", "batch", "train", "optimizer", "per_sample", "precision", "channels", "height", "width", "classes")
+    class Optimizer(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        OPTIMIZER_UNSPECIFIED: _ClassVar[ModelRequest.Optimizer]
+        OPTIMIZER_SGD: _ClassVar[ModelRequest.Optimizer]
+        OPTIMIZER_MOMENTUM: _ClassVar[ModelRequest.Optimizer]
+        OPTIMIZER_ADAM: _ClassVar[ModelRequest.Optimizer]
+        OPTIMIZER_ADAMW: _ClassVar[ModelRequest.Optimizer]
+    OPTIMIZER_UNSPECIFIED: ModelRequest.Optimizer
+    OPTIMIZER_SGD: ModelRequest.Optimizer
+    OPTIMIZER_MOMENTUM: ModelRequest.Optimizer
+    OPTIMIZER_ADAM: ModelRequest.Optimizer
+    OPTIMIZER_ADAMW: ModelRequest.Optimizer
     class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PRECISION_UNSPECIFIED: _ClassVar[ModelRequest.Precision]
@@ -205,14 +219,90 @@ class ModelRequest(_message.Message):
     name: str
     batch: int
     train: bool
-    optimizer: str
+    optimizer: ModelRequest.Optimizer
     per_sample: bool
     precision: ModelRequest.Precision
     channels: int
     height: int
     width: int
     classes: int
-    def __init__(self, name: _Optional[str] = ..., batch: _Optional[int] = ..., train: _Optional[bool] = ..., optimizer: _Optional[str] = ..., per_sample: _Optional[bool] = ..., precision: _Optional[_Union[ModelRequest.Precision, str]] = ..., channels: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., classes: _Optional[int] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., batch: _Optional[int] = ..., train: _Optional[bool] = ..., optimizer: _Optional[_Union[ModelRequest.Optimizer, str]] = ..., per_sample: _Optional[bool] = ..., precision: _Optional[_Union[ModelRequest.Precision, str]] = ..., channels: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., classes: _Optional[int] = ...) -> None: ...
+
+class LlmRequest(_message.Message):
+    __slots__ = ("model", "architecture", "mode", "stage", "batch", "generated", "context", "weight_bits", "activation_bits", "kv_bits", "fused_attention", "tensor_parallel")
+    class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        MODE_UNSPECIFIED: _ClassVar[LlmRequest.Mode]
+        MODE_CORRECTED: _ClassVar[LlmRequest.Mode]
+        MODE_VIEWER: _ClassVar[LlmRequest.Mode]
+    MODE_UNSPECIFIED: LlmRequest.Mode
+    MODE_CORRECTED: LlmRequest.Mode
+    MODE_VIEWER: LlmRequest.Mode
+    class Stage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STAGE_UNSPECIFIED: _ClassVar[LlmRequest.Stage]
+        STAGE_PREFILL: _ClassVar[LlmRequest.Stage]
+        STAGE_DECODE: _ClassVar[LlmRequest.Stage]
+        STAGE_GENERATE: _ClassVar[LlmRequest.Stage]
+    STAGE_UNSPECIFIED: LlmRequest.Stage
+    STAGE_PREFILL: LlmRequest.Stage
+    STAGE_DECODE: LlmRequest.Stage
+    STAGE_GENERATE: LlmRequest.Stage
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    GENERATED_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_BITS_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_BITS_FIELD_NUMBER: _ClassVar[int]
+    KV_BITS_FIELD_NUMBER: _ClassVar[int]
+    FUSED_ATTENTION_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_PARALLEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    architecture: Architecture
+    mode: LlmRequest.Mode
+    stage: LlmRequest.Stage
+    batch: int
+    generated: int
+    context: int
+    weight_bits: int
+    activation_bits: int
+    kv_bits: int
+    fused_attention: bool
+    tensor_parallel: int
+    def __init__(self, model: _Optional[str] = ..., architecture: _Optional[_Union[Architecture, _Mapping]] = ..., mode: _Optional[_Union[LlmRequest.Mode, str]] = ..., stage: _Optional[_Union[LlmRequest.Stage, str]] = ..., batch: _Optional[int] = ..., generated: _Optional[int] = ..., context: _Optional[int] = ..., weight_bits: _Optional[int] = ..., activation_bits: _Optional[int] = ..., kv_bits: _Optional[int] = ..., fused_attention: _Optional[bool] = ..., tensor_parallel: _Optional[int] = ...) -> None: ...
+
+class Architecture(_message.Message):
+    __slots__ = ("hidden_size", "layers", "heads", "kv_heads", "intermediate_size", "vocab_size", "max_positions", "position_rows", "gated", "biases", "tied", "decoder", "source")
+    HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    KV_HEADS_FIELD_NUMBER: _ClassVar[int]
+    INTERMEDIATE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MAX_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_ROWS_FIELD_NUMBER: _ClassVar[int]
+    GATED_FIELD_NUMBER: _ClassVar[int]
+    BIASES_FIELD_NUMBER: _ClassVar[int]
+    TIED_FIELD_NUMBER: _ClassVar[int]
+    DECODER_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate_size: int
+    vocab_size: int
+    max_positions: int
+    position_rows: int
+    gated: bool
+    biases: bool
+    tied: bool
+    decoder: bool
+    source: str
+    def __init__(self, hidden_size: _Optional[int] = ..., layers: _Optional[int] = ..., heads: _Optional[int] = ..., kv_heads: _Optional[int] = ..., intermediate_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_positions: _Optional[int] = ..., position_rows: _Optional[int] = ..., gated: _Optional[bool] = ..., biases: _Optional[bool] = ..., tied: _Optional[bool] = ..., decoder: _Optional[bool] = ..., source: _Optional[str] = ...) -> None: ...
 
 class RooflineReport(_message.Message):
     __slots__ = ("device", "precision", "time_s", "flops", "memory_bytes", "load_weight_bytes", "load_act_bytes", "store_act_bytes", "load_kv_bytes", "store_kv_bytes", "link_bytes", "intensity", "bound", "peak_flops_per_s", "memory_bytes_per_s", "memory", "energy_low_j", "energy_high_j", "energy_model", "complete", "uncounted", "operators", "operators_in_all", "warnings", "provenance")

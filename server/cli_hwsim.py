@@ -1,0 +1,173 @@
+"""`fedcosim hwsim`: serve simulators, ask them, and measure this computer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..core.errors import SpecError
+from ..core.options import validate
+from ..hwsim.client import connect
+from ..hwsim.simulator import Report
+
+app = typer.Typer(no_args_is_help=True, help="Hardware simulators: serve them, ask them, measure this computer.")
+estimate = typer.Typer(no_args_is_help=True, help="Ask a simulator what some work costs.")
+app.add_typer(estimate, name="estimate")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
+Endpoint = Annotated[
+    str | None, typer.Option("--endpoint", help="host:port of a service; in this process when absent.", show_default=False)
+]
+TOKEN = "FEDCOSIM_HWSIM_TOKEN"
+
+
+@app.command()
+def serve(
+    names: Annotated[list[str] | None, typer.Argument(help="Simulators; all of them when absent.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 50051,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests worked on at once.")] = 2,
+    deadline_s: Annotated[float, typer.Option(min=0.001, help="Most seconds a request may take.")] = 120.0,
+    metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of /metrics for Prometheus.")] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file; with --tls-key makes it TLS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
+    tls_client_ca: Annotated[Path | None, typer.Option(help="PEM file: clients must show a certificate of it.")] = None,
+) -> None:
+    """Serve simulators over gRPC until interrupted; callers send $FEDCOSIM_HWSIM_TOKEN if it is set here."""
+    from ..hwsim.service import Host, Limits, Tls, build
+    from ..hwsim.simulators import SIMULATORS
+    from .architectures import example
+    from .cli import stderr
+
+    if (tls_certificate is None) != (tls_key is None):
+        raise SpecError("--tls-certificate and --tls-key: give both or neither")
+    wanted = [name for name in names or ["all"] if name != "all"] or list(SIMULATORS)
+    tls = Tls.read(tls_certificate, tls_key, tls_client_ca) if tls_certificate and tls_key else None
+    limits = Limits(concurrency, deadline_s)
+    server = Host(build(wanted, models=example), f"{host}:{port}", limits, tls, os.environ.get(TOKEN), metrics_port)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    server.start()
+    stderr.print(f"serving {', '.join(wanted)} on {host}:{server.port}", highlight=False)
+    ended.wait()
+    stderr.print("finishing what is in work")
+    server.stop()
+
+
+@estimate.command()
+def roofline(
+    device: Annotated[str, typer.Option(help="Name of a device; see `fedcosim list devices`.")],
+    model: Annotated[str | None, typer.Option(help="An architecture, such as lenet or vit-b16.")] = None,
+    llm: Annotated[str | None, typer.Option(help="A large language model, such as llama-2-7b.")] = None,
+    batch: Annotated[int, typer.Option(help="Samples or sequences at once.")] = 1,
+    train: Annotated[bool, typer.Option("--train", help="A training step instead of inference (--model).")] = False,
+    optimizer: Annotated[str, typer.Option(help="sgd, momentum, adam or adamw (--train).")] = "sgd",
+    per_sample: Annotated[bool, typer.Option("--per-sample", help="DP-SGD: a gradient a sample (--train).")] = False,
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8 or int4 (--model).")] = "fp32",
+    image: Annotated[str | None, typer.Option(help="Channels x height x width, such as 3x224x224 (--model).")] = None,
+    stage: Annotated[str, typer.Option(help="prefill, decode or generate (--llm).")] = "prefill",
+    context: Annotated[int, typer.Option(help="Tokens read (--llm).")] = 1024,
+    generated: Annotated[int, typer.Option(help="Tokens generated (--llm, stage generate).")] = 0,
+    weight_bits: Annotated[int, typer.Option(help="2, 3, 4, 6, 8, 16 or 32 (--llm).")] = 16,
+    activation_bits: Annotated[int, typer.Option(help="Likewise.")] = 16,
+    kv_bits: Annotated[int, typer.Option(help="Likewise.")] = 16,
+    fused_attention: Annotated[bool, typer.Option("--fused-attention", help="FlashAttention (--llm).")] = False,
+    viewer: Annotated[bool, typer.Option("--viewer", help="LLM-Viewer's numbers, slips included (--llm).")] = False,
+    fallback: Annotated[bool, typer.Option("--fallback", help="Wider units where the device lacks the precision.")] = False,
+    operators: Annotated[int, typer.Option(help="Slowest operators that are listed; 0 for all.")] = 20,
+    chart: Annotated[Path | None, typer.Option(help="Where a roofline chart goes (.svg, .png, .pdf).")] = None,
+    endpoint: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a model takes on a device: time, memory, energy, and what bounds it."""
+    from ..hwsim.roofline.simulator import RooflineRequest
+    from .architectures import example
+
+    fields: dict[str, Any] = {"device": device, "precision_fallback": fallback, "most_operators": operators}
+    if model is not None:
+        sizes = dict(zip(("channels", "height", "width"), _sizes(image), strict=True)) if image else {}
+        training = {"train": train, "optimizer": optimizer, "per_sample": per_sample}
+        fields["model"] = {"name": model, "batch": batch, "precision": precision, **training, **sizes}
+    if llm is not None:
+        fields["llm"] = {
+            **{"model": llm, "mode": "viewer" if viewer else "corrected", "stage": stage, "batch": batch},
+            **{"context": context, "generated": generated, "fused_attention": fused_attention},
+            **{"weight_bits": weight_bits, "activation_bits": activation_bits, "kv_bits": kv_bits},
+        }
+    request = validate(RooflineRequest, fields)
+    report = connect(endpoint, os.environ.get(TOKEN), models=example).estimate("roofline", request)
+    if chart is not None:
+        from ..hwsim.roofline.figures import write_chart
+
+        write_chart([report], chart)
+    _show(report, f"{model or llm} on {device}", as_json)
+
+
+@app.command()
+def calibrate(
+    name: Annotated[str, typer.Option(help="What this computer is called from now on.")] = "this-computer",
+    threads: Annotated[int, typer.Option(min=1, help="Threads that clients are given.")] = 1,
+    write: Annotated[bool, typer.Option(help="Add it to your own file of devices.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Measure what this computer attains, and add it to your devices."""
+    from ..hwsim.roofline.calibrate import add, measure
+    from .cli import stdout
+
+    device = measure(threads)
+    path = add(name, device) if write else None
+    if as_json:
+        from .cli import print_json
+
+        print_json(device.model_dump(mode="json", exclude_none=True))
+        return
+    stdout.print(device)
+    if path is not None:
+        stdout.print(f"{name} is now in {path}", highlight=False)
+
+
+def _sizes(image: str) -> list[int]:
+    parts = image.lower().split("x")
+    if len(parts) != 3 or not all(part.isdigit() for part in parts):
+        raise SpecError(f"--image {image!r}: must be channels x height x width, such as 3x224x224")
+    return [int(part) for part in parts]
+
+
+def _show(report: Report, title: str, as_json: bool) -> None:
+    from .cli import print_json, stdout
+
+    document = report.as_dict()
+    if as_json:
+        print_json(document)
+        return
+    from rich.table import Table
+
+    figures = Table("figure", "value", title=title)
+    for key, value in _flat(document):
+        figures.add_row(key, f"{value:.6g}" if isinstance(value, float) else str(value))
+    stdout.print(figures)
+    rows = document.get("operators")
+    if rows:
+        table = Table(*(key for key in rows[0]), title="Slowest operators")
+        for row in rows:
+            table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+        stdout.print(table)
+
+
+def _flat(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    figures: list[tuple[str, Any]] = []
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            figures += _flat(value, f"{prefix}{key}.")
+        elif not isinstance(value, list):
+            figures.append((f"{prefix}{key}", value))
+        elif value and isinstance(value[0], str):
+            figures.append((f"{prefix}{key}", "; ".join(value)))
+    return figures
