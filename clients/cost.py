@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..server.spec import Experiment
 
 LEFT_OUT = 9001  # the code of an error reply of a client that is not missed
+SHOWN = 40  # operators, slowest first, that the run's report can draw
 _UNKNOWN = float("nan")
 _NOBODY_ANSWERS = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL")
 
@@ -112,7 +113,7 @@ class _Pricing:
     def _report(self, work: Work) -> RooflineReport:
         if work.key not in self._known:
             request = RooflineRequest(
-                device=self._device, workload=work.step, energy_model=self._options.energy_model, most_operators=1
+                device=self._device, workload=work.step, energy_model=self._options.energy_model, most_operators=SHOWN
             )
             self._known[work.key] = self._client.estimate("roofline", request)
         return self._known[work.key]

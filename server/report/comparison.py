@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,18 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from .figures import COLOURS, SERIES, Picture, _accuracy_axis, _bytes_axis, _marker, _round_axis, picture
+from .figures import (
+    COLOURS,
+    OVER,
+    SERIES,
+    Picture,
+    _accuracy_axis,
+    _bytes_axis,
+    _cost_axis,
+    _marker,
+    _round_axis,
+    picture,
+)
 from .page import Page, Table
 from .reading import ENDED_WELL, KEY_FIGURES, MISSING, Record, learning_curve, load_record, standing
 
@@ -25,7 +37,7 @@ ACCURACY_FIGURES = ("accuracy_mean", "accuracy_std", "accuracy_p10", "accuracy_w
 COST_FIGURES = ("bytes_up", "bytes_up_dense", "bytes_down", "wall_s", "sim_s", "energy_j", "epsilon")
 ROW_FIGURES = ACCURACY_FIGURES + COST_FIGURES
 GROUP_FIGURES = tuple(key for key in ROW_FIGURES if key not in ("accuracy_std", "majority_class", "bytes_up_dense"))
-PAIRED_FIGURES = ("accuracy_mean", "accuracy_p10", "accuracy_worst", "bytes_up")
+PAIRED_FIGURES = ("accuracy_mean", "accuracy_p10", "accuracy_worst", "bytes_up", "sim_s", "energy_j")
 NOT_THE_METHOD = ("name", "seed", "engine", "tracking")  # parts of a spec that say nothing about what is compared
 
 
@@ -303,7 +315,10 @@ def _paired(first: str, second: str, key: str, seeds: list[int], differences: Se
 
 
 def comparison_pictures(records: Sequence[Record], methods: Sequence[str]) -> list[Picture]:
-    """Return accuracy over rounds and over bytes: a line a run, a colour a method."""
+    """Return accuracy over rounds, bytes and, where all runs know them, simulated time and energy.
+
+    A line is a run, a colour a method.
+    """
     curves = [(learning_curve(record), method) for record, method in zip(records, methods, strict=True)]
     curves = [(curve, method) for curve, method in curves if len(curve.round)]
     if not curves:
@@ -321,15 +336,16 @@ def comparison_pictures(records: Sequence[Record], methods: Sequence[str]) -> li
         _accuracy_axis(axes)
         if over == "round":
             _round_axis(axes)
-        else:
+        elif over == "upload_bytes":
             _bytes_axis(axes, max(curve.upload_bytes[-1] for curve, _ in curves))
+        else:
+            _cost_axis(axes, over)
         short = [name if len(name) <= 70 else f"{name[:69]}…" for name in order]
         columns = 1 if max(map(len, short)) > 30 else 2
         handles, _ = axes.get_legend_handles_labels()
         figure.legend(handles, short, loc="outside lower left", ncols=columns, fontsize=8, handlelength=1.8)
 
     height_in = 3.3 + 0.19 * len(order)
-    return [
-        picture("Accuracy over rounds", lambda figure: draw(figure, "round"), height_in),
-        picture("Accuracy for the bytes uploaded", lambda figure: draw(figure, "upload_bytes"), height_in),
-    ]
+    captions = {"round": "Accuracy over rounds", "upload_bytes": "Accuracy for the bytes uploaded"}
+    captions |= {cost: OVER[cost][0] for cost in OVER if all(curve.knows(cost) for curve, _ in curves)}
+    return [picture(caption, partial(draw, over=over), height_in) for over, caption in captions.items()]

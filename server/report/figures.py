@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import matplotlib
@@ -107,11 +108,23 @@ def _bytes_axis(axes: Axes, largest_bytes: float) -> None:
     axes.set_xlim(left=0)
 
 
+OVER = {
+    "sim_s": ("Accuracy after simulated time", "seconds on the simulated devices and links"),
+    "energy_j": ("Accuracy for simulated energy", "joules of all simulated devices so far, at most"),
+}
+"""Costs that accuracy is drawn over where they are known: the figure's caption, and its axis."""
+
+
+def _cost_axis(axes: Axes, cost: str) -> None:
+    axes.set_xlabel(OVER[cost][1])
+    axes.set_xlim(left=0)
+
+
 def _marker(points: int) -> str:
     return "o" if points <= 30 else ""
 
 
-def draw_accuracy(axes: Axes, curve: LearningCurve, x: NDArray[np.int64], majority: float | None) -> None:
+def draw_accuracy(axes: Axes, curve: LearningCurve, x: NDArray[Any], majority: float | None) -> None:
     """Draw mean, band from p10 to p90, and worst client over `x`, with the majority-class baseline."""
     style: dict[str, Any] = {"marker": _marker(len(x)), "markersize": 3.0}
     axes.fill_between(x, curve.p10, curve.p90, color=ACCENT, alpha=0.16, linewidth=0, label="10th to 90th percentile")
@@ -202,6 +215,10 @@ def run_pictures(record: Record) -> list[Picture]:
         draw_accuracy(axes, curve, curve.upload_bytes, majority)
         _bytes_axis(axes, curve.upload_bytes[-1])
 
+    def over_cost(axes: Axes, cost: str) -> None:
+        draw_accuracy(axes, curve, getattr(curve, cost), majority)
+        _cost_axis(axes, cost)
+
     def loss(axes: Axes) -> None:
         axes.plot(*zip(*losses, strict=True), color=ACCENT, linewidth=1.6, marker=_marker(len(losses)), markersize=3)
         axes.set_ylabel("training loss of the sampled clients")
@@ -212,6 +229,8 @@ def run_pictures(record: Record) -> list[Picture]:
     if in_rounds and len(curve.round):
         pictures.append(picture("Accuracy over rounds", _single(over_rounds)))
         pictures.append(picture("Accuracy for the bytes uploaded", _single(over_bytes)))
+        known = [cost for cost in OVER if curve.knows(cost)]
+        pictures += [picture(OVER[cost][0], _single(partial(over_cost, cost=cost))) for cost in known]
     if in_rounds and losses:
         pictures.append(picture("Training loss", _single(loss)))
     if len(clients):

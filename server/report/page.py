@@ -12,7 +12,9 @@ from typing import Any
 import jinja2
 import tomli_w
 
-from .figures import Picture, run_pictures
+from ...hwsim.roofline.estimate import RooflineReport
+from ...hwsim.roofline.figures import draw_chart
+from .figures import Picture, picture, run_pictures
 from .reading import ENDED_WELL, KEY_FIGURES, MISSING, Record, load_record, standing
 
 
@@ -154,7 +156,19 @@ def run_images(run_dir: Path) -> list[Image]:
     return [Image.of("Synthetic images: one row a client, one column a class", path)] if path.exists() else []
 
 
-def run_page(record: Record, images: Sequence[Image] = (), failures_shown: int = 200) -> Page:
+def device_pictures(run_dir: Path) -> list[Picture]:
+    """Return the roofline of each simulated device, with the operators of the work that took it longest a step."""
+    slowest: dict[str, RooflineReport] = {}
+    for path in sorted((run_dir / "hwsim").glob("roofline-*.json")):
+        report = RooflineReport.model_validate_json(path.read_text(encoding="utf-8"))
+        if report.device not in slowest or report.time_s > slowest[report.device].time_s:
+            slowest[report.device] = report
+    reports = [slowest[device] for device in sorted(slowest)]
+    caption = "Clients' devices under their rooflines: one training step, the area of a point is its share of the time"
+    return [picture(caption, lambda figure: draw_chart(figure, reports), height_in=4.2, wide=True)] if reports else []
+
+
+def run_page(record: Record, images: Sequence[Image] = (), devices: Sequence[Picture] = (), failures_shown: int = 200) -> Page:
     """Return the report of one run, ready to write."""
     failures = run_failures(record)
     started, ended = (record[key] or MISSING for key in ("started", "ended"))
@@ -165,7 +179,7 @@ def run_page(record: Record, images: Sequence[Image] = (), failures_shown: int =
         status=record["status"],
         reason=record["reason"] or "",
         cards=run_cards(record),
-        pictures=run_pictures(record),
+        pictures=[*run_pictures(record), *devices],
         images=images,
         tables=[final_table(record)] if standing(record) else [],
         failures=failures[:failures_shown],
@@ -184,4 +198,4 @@ def write_report(run_dir: Path) -> Path:
         If there is no record to report on.
     """
     folder = Path(run_dir)
-    return run_page(load_record(folder), run_images(folder)).write(folder / "report.html")
+    return run_page(load_record(folder), run_images(folder), device_pictures(folder)).write(folder / "report.html")

@@ -60,7 +60,8 @@ def load_record(run_dir: Path) -> Record:
 class LearningCurve:
     """Accuracy in the rounds that were evaluated; every array has one entry for each of them.
 
-    `upload_bytes` counts from the start of the run, rounds without evaluation included.
+    `upload_bytes`, `sim_s` and `energy_j` count from the start of the run, rounds without evaluation included; the latter two
+    are NaN as soon as a round's is not known.
     """
 
     round: NDArray[np.int64]
@@ -69,6 +70,12 @@ class LearningCurve:
     p90: NDArray[np.float64]
     worst: NDArray[np.float64]
     upload_bytes: NDArray[np.int64]
+    sim_s: NDArray[np.float64]
+    energy_j: NDArray[np.float64]
+
+    def knows(self, cost: str) -> bool:
+        """Whether accuracy can be drawn over a cost, `sim_s` or `energy_j`."""
+        return bool(len(self.round) and np.isfinite(getattr(self, cost)).all())
 
 
 def learning_curve(record: Record) -> LearningCurve:
@@ -83,6 +90,8 @@ def learning_curve(record: Record) -> LearningCurve:
         round=np.array([rounds[i]["round"] for i in kept], dtype=np.int64),
         **{name: column(f"accuracy_{name}") for name in ("mean", "p10", "p90", "worst")},
         upload_bytes=np.cumsum([entry["bytes_up"] for entry in rounds], dtype=np.int64)[kept],
+        sim_s=np.cumsum([entry["sim_s"] for entry in rounds], dtype=np.float64)[kept],
+        energy_j=np.cumsum([entry["energy_j"] for entry in rounds], dtype=np.float64)[kept],
     )
 
 
