@@ -168,9 +168,8 @@ def main() -> None:
         ("bound (ceilings alone)", ceilings.model_copy(update={"efficiency": Efficiency()})),
         ("fitted", device),
     ):
-        print(
-            f"\n{title}, on the {len(halves[1])} other cases\n| class | cases | Spearman | within 2x | MAPE | measured / predicted: median | range |"
-        )
+        print(f"\n{title}, on the {len(halves[1])} other cases")
+        print("| class | cases | Spearman | within 2x | MAPE | measured / predicted: median | range |")
         print("|---|---|---|---|---|---|---|")
         table = {}
         for kind in [*dict.fromkeys(c.kind for c in everything), "all"]:
