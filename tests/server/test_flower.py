@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import tomli_w
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.metadata import Metadata
 from flwr.serverapp import Grid, strategy
@@ -133,9 +134,8 @@ def test_constructors_take_the_names_our_options_have():
         assert set(type(options).model_fields) - {"name"} <= known, name
 
 
-@pytest.mark.slow
-def test_flwr_run_gives_the_same_model_on_flowers_own_runtime(tmp_path, local_ray):
-    """The same ServerApp and ClientApp under `flwr run .`: same cohorts, same clients, the same numbers up to float order."""
+def flwr_run(tmp_path: Path, config: str, clients: int) -> Path:
+    """Run `flwr run .` on a copy of the repository; return the folder of the run it leaves."""
     scripts = Path(sys.executable).parent
     app = tmp_path / "app"
     shutil.copytree(
@@ -143,8 +143,7 @@ def test_flwr_run_gives_the_same_model_on_flowers_own_runtime(tmp_path, local_ra
     )
     path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "FLWR_HOME": str(tmp_path / "home"), "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
-    config = "strategy.name='fedper' federation.clients=6 federation.per_round=4"
-    nodes = "num-supernodes=6 client-resources-num-cpus=1"
+    nodes = f"num-supernodes={clients} client-resources-num-cpus=1"
     command = [str(scripts / "flwr"), "run", ".", "--stream", "--run-config", config, "--federation-config", nodes]
     try:
         done = subprocess.run(command, cwd=app, env=env, capture_output=True, text=True, timeout=280, check=False)
@@ -154,7 +153,14 @@ def test_flwr_run_gives_the_same_model_on_flowers_own_runtime(tmp_path, local_ra
                 process.kill()
     found = list(app.glob("runs/*/result.json"))
     assert found, done.stdout + done.stderr
-    theirs = Checkpoints(found[0].parent).latest()
+    return found[0].parent
+
+
+@pytest.mark.slow
+def test_flwr_run_gives_the_same_model_on_flowers_own_runtime(tmp_path, local_ray):
+    """The same ServerApp and ClientApp under `flwr run .`: same cohorts, same clients, the same numbers up to float order."""
+    config = "strategy.name='fedper' federation.clients=6 federation.per_round=4"
+    theirs = Checkpoints(flwr_run(tmp_path, config, clients=6)).latest()
     default = {"name": "ours", "seed": 1, "federation.clients": 6, "federation.per_round": 4, "federation.rounds": 3}
     data = {"data.source": "digits", "data.partition": "dirichlet", "data.alpha": 0.5, "model.name": "lenet"}
     train = {"strategy.name": "fedper", "train.epochs": 2, "train.batch_size": 16, "train.lr": 0.1, "evaluate.every": 3}
@@ -164,3 +170,31 @@ def test_flwr_run_gives_the_same_model_on_flowers_own_runtime(tmp_path, local_ra
         np.testing.assert_allclose(theirs.arrays[key].numpy(), array.numpy(), atol=1e-5)
     assert theirs.progress["final"]["accuracy_mean"] == pytest.approx(ours.progress["final"]["accuracy_mean"], abs=0.02)
     assert theirs.progress["final"]["bytes_up"] == ours.progress["final"]["bytes_up"]
+
+
+ONE_SHOT = """
+name = "one-shot"
+federation = { clients = 3, rounds = 1 }
+data = { source = "digits", partition = "dirichlet", alpha = 1.0 }
+model = { name = "lenet" }
+train = { epochs = 2, batch_size = 16 }
+hardware = { devices = { raspberry-pi-5 = 1.0 } }
+
+[strategy]
+name = "feddiff"
+samples = 60
+generator = { tiers = ["XS"], steps = 10, batch_size = 16, sampling_steps = 2 }
+"""
+
+
+@pytest.mark.slow
+def test_feddiff_and_its_cost_are_the_same_on_flowers_own_runtime(tmp_path, local_ray):
+    """Routed messages, uploads of a layout of their own, sampling on the server, and the cost mod, without our grid."""
+    config = tmp_path / "config.toml"
+    config.write_text(tomli_w.dumps({"spec": ONE_SHOT}))
+    theirs = Checkpoints(flwr_run(tmp_path, str(config), clients=3)).latest()
+    ours = Checkpoints(run(from_run_config({"spec": ONE_SHOT}), tmp_path / "ours")).latest()
+    for key, array in ours.arrays.items():
+        np.testing.assert_allclose(theirs.arrays[key].numpy(), array.numpy(), atol=1e-4)
+    for figure in ("bytes_up", "bytes_down", "sim_s", "energy_j"):
+        assert theirs.progress["final"][figure] == pytest.approx(ours.progress["final"][figure]), figure
