@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -137,10 +138,12 @@ def _refusing_values() -> Iterator[None]:
     """Turn torch's complaints about tensors without numbers into one of ours."""
     try:
         yield
-    except (NotImplementedError, RuntimeError) as error:
+    except ValidationError:  # of an operator, not of the model
+        raise
+    except (NotImplementedError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise HwsimError(
-            f"the model cannot be analysed without running it on numbers: {reason}", "UNIMPLEMENTED", "model"
+            f"the model cannot be analysed on such inputs without numbers: {reason}", "UNIMPLEMENTED", "model"
         ) from error
 
 
