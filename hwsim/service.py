@@ -36,6 +36,8 @@ from .v1 import common_pb2
 from .wire import decode, encode
 
 PACKAGE = "fedcosim.hwsim.v1"
+_LAST_WORDS_S = 0.5  # for answers that are on their way when the server ends
+_LONGEST_MESSAGE_BYTES = 1000  # a status travels in headers, of which gRPC takes 8 KiB, three times and encoded
 log = logging.getLogger(__name__)
 
 
@@ -144,10 +146,10 @@ class Host:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self, grace_s: float = 10.0) -> None:
-        """Take nothing new, finish what is in work (for so many seconds), and end."""
+        """Take nothing new, finish what is in work (for so many seconds), and end; health checks are told meanwhile."""
         self._health.enter_graceful_shutdown()
-        self._gate.close()
-        self._server.stop(grace_s).wait()
+        self._gate.close(grace_s)
+        self._server.stop(_LAST_WORDS_S).wait()
         if self._metrics_server is not None:
             self._metrics_server.shutdown()
 
@@ -234,9 +236,10 @@ class _Servicer:
 
 def _abort(context: grpc.ServicerContext, error: HwsimError, retry_after_s: float | None) -> None:
     """End a call with a status that says which field is at fault and when to come again (google.rpc's error details)."""
-    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=str(error))
+    message = str(error).encode()[:_LONGEST_MESSAGE_BYTES].decode(errors="ignore")
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=message)
     if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=message)
         status.details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
     if retry_after_s is not None:
         hint = error_details_pb2.RetryInfo()
@@ -255,7 +258,7 @@ class _Gate:
     """Lets so many requests in at once, and none after it was closed."""
 
     def __init__(self, room: int) -> None:
-        self._room, self._closed, self._usual_s = threading.Semaphore(room), False, 0.1
+        self._room, self._rooms, self._closed, self._usual_s = threading.Semaphore(room), room, False, 0.1
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -277,8 +280,12 @@ class _Gate:
         """How long it will usually be until there is room."""
         return min(5.0, max(0.02, self._usual_s))
 
-    def close(self) -> None:
+    def close(self, grace_s: float) -> None:
+        """Let nobody in any more, and return when all have left, or so many seconds have passed."""
         self._closed = True
+        end = time.monotonic() + grace_s
+        for _ in range(self._rooms):
+            self._room.acquire(timeout=max(0.0, end - time.monotonic()))
 
 
 @dataclass
