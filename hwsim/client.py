@@ -107,10 +107,11 @@ class RemoteClient:
 
     def _connected(self) -> grpc.Channel:
         if self._channel is None:
+            options = [("grpc.max_reconnect_backoff_ms", 5000)]  # else two minutes, which is longer than our patience
             if self.root_ca is None:
-                self._channel = grpc.insecure_channel(self.endpoint)
+                self._channel = grpc.insecure_channel(self.endpoint, options)
             else:
-                self._channel = grpc.secure_channel(self.endpoint, grpc.ssl_channel_credentials(self.root_ca))
+                self._channel = grpc.secure_channel(self.endpoint, grpc.ssl_channel_credentials(self.root_ca), options)
         return self._channel
 
     def close(self) -> None:
