@@ -23,8 +23,6 @@ from .simulator import HwsimError, Job, Report
 from .simulators import Simulator, load
 from .wire import decode, encode, fingerprint
 
-_TRANSIENT = {"UNAVAILABLE", "RESOURCE_EXHAUSTED"}
-
 
 class Client(Protocol):
     """Somebody who answers requests."""
@@ -149,7 +147,10 @@ def _translated(error: grpc.RpcError) -> RemoteError:
 
 
 def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, HwsimError) and error.code in _TRANSIENT
+    """Say whether to ask again: servers that are busy say when, requests that are too large are so for ever."""
+    if not isinstance(error, RemoteError):
+        return False
+    return error.code == "UNAVAILABLE" or (error.code == "RESOURCE_EXHAUSTED" and error.retry_after_s is not None)
 
 
 _usual_wait = wait_random_exponential(multiplier=0.1, max=5.0)

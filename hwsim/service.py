@@ -19,6 +19,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIServer
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -95,7 +96,7 @@ class Host:
     token : str, optional
         What callers must present as `authorization: Bearer <token>`; health checks need none.
     metrics_port : int, optional
-        Where Prometheus finds `/metrics`, on the same host.
+        Where Prometheus finds `/metrics`, on the same host; 0 takes a free one, see the attribute of that name.
 
     Raises
     ------
@@ -124,10 +125,8 @@ class Host:
             getattr(stubs, f"add_{simulator.service}Servicer_to_server")(servicer, self._server)
         reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
         self.port = self._listen(address, tls)
-        self._metrics_server = None
-        if metrics_port is not None:
-            host = address.rpartition(":")[0]
-            self._metrics_server, _ = start_http_server(metrics_port, host, registry=metrics.registry)
+        self._metrics_server = None if metrics_port is None else metrics.served(address.rpartition(":")[0], metrics_port)
+        self.metrics_port = self._metrics_server and self._metrics_server.server_port
 
     def _listen(self, address: str, tls: Tls | None) -> int:
         try:
@@ -147,11 +146,13 @@ class Host:
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Take nothing new, finish what is in work (for so many seconds), and end; health checks are told meanwhile."""
+        self._gate.close()
         self._health.enter_graceful_shutdown()
-        self._gate.close(grace_s)
+        self._gate.emptied(grace_s)
         self._server.stop(_LAST_WORDS_S).wait()
         if self._metrics_server is not None:
             self._metrics_server.shutdown()
+            self._metrics_server.server_close()
 
     def wait(self) -> None:
         """Return once the server has ended."""
@@ -219,7 +220,7 @@ class _Servicer:
                 yield Job(time.monotonic() + allowed_s, lambda: not context.is_active())
         except HwsimError as error:
             code = error.code
-            _abort(context, error, self.gate.retry_after_s if code in ("RESOURCE_EXHAUSTED", "UNAVAILABLE") else None)
+            _abort(context, error, self.gate.retry_after_s if isinstance(error, _NotNowError) else None)
         except GeneratorExit:
             code = "CANCELLED"
             raise
@@ -229,7 +230,6 @@ class _Servicer:
             _abort(context, HwsimError(f"the simulator failed: {type(error).__name__}: {error}", "INTERNAL"), None)
         finally:
             seconds = time.perf_counter() - started
-            self.gate.took(seconds)
             self.metrics.requests.labels(self.name, method, code).inc()
             self.metrics.seconds.labels(self.name, method).observe(seconds)
 
@@ -254,6 +254,10 @@ def _packed(message: Message) -> AnyMessage:
     return packed
 
 
+class _NotNowError(HwsimError):
+    """The request is refused for now, whatever it is."""
+
+
 class _Gate:
     """Lets so many requests in at once, and none after it was closed."""
 
@@ -263,26 +267,27 @@ class _Gate:
     @contextmanager
     def entered(self) -> Iterator[None]:
         if self._closed:
-            raise HwsimError("the server is shutting down; ask another one", "UNAVAILABLE")
+            raise _NotNowError("the server is shutting down; ask another one", "UNAVAILABLE")
         if not self._room.acquire(blocking=False):
-            raise HwsimError(f"all workers are busy; try again in {self.retry_after_s:.2f} s", "RESOURCE_EXHAUSTED")
+            raise _NotNowError(f"all workers are busy; try again in {self.retry_after_s:.2f} s", "RESOURCE_EXHAUSTED")
+        started = time.perf_counter()
         try:
             yield
         finally:
+            self._usual_s += 0.1 * (time.perf_counter() - started - self._usual_s)
             self._room.release()
-
-    def took(self, seconds: float) -> None:
-        """Learn how long requests take."""
-        self._usual_s += 0.1 * (seconds - self._usual_s)
 
     @property
     def retry_after_s(self) -> float:
         """How long it will usually be until there is room."""
         return min(5.0, max(0.02, self._usual_s))
 
-    def close(self, grace_s: float) -> None:
-        """Let nobody in any more, and return when all have left, or so many seconds have passed."""
+    def close(self) -> None:
+        """Let nobody in any more."""
         self._closed = True
+
+    def emptied(self, grace_s: float) -> None:
+        """Return when all have left, or so many seconds have passed."""
         end = time.monotonic() + grace_s
         for _ in range(self._rooms):
             self._room.acquire(timeout=max(0.0, end - time.monotonic()))
@@ -300,6 +305,13 @@ class _Metrics:
         )
         self.seconds = Histogram("fedcosim_hwsim_seconds", "Time of requests", ["simulator", "method"], registry=self.registry)
         self.running = Gauge("fedcosim_hwsim_running", "Requests in work", ["simulator"], registry=self.registry)
+
+    def served(self, host: str, port: int) -> WSGIServer:
+        """Start to serve them."""
+        try:
+            return start_http_server(port, host, registry=self.registry)[0]
+        except OSError as error:
+            raise SpecError(f"metrics port {port}: cannot be listened on ({error.strerror}); choose another one") from None
 
 
 class _Token(grpc.ServerInterceptor):

@@ -43,7 +43,7 @@ def _cpu_attention_backward(grad_out, query, key, value, *_: Any, **__: Any) -> 
 
 
 # torch 2.13 has no formula for the attention kernel that CPUs run, and counts it as nothing (pytorch issue 195460)
-_CPU_FORMULAS = {
+_CPU_FORMULAS: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
 }
