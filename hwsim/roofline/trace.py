@@ -35,11 +35,11 @@ STATE_PER_PARAMETER: dict[Optimizer, int] = {"sgd": 0, "momentum": 1, "adam": 2,
 
 
 def _cpu_attention(query, key, value, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
 
 
 def _cpu_attention_backward(grad_out, query, key, value, *_: Any, **__: Any) -> int:
-    return sdpa_backward_flop_count(grad_out, query, key, value)
+    return sdpa_backward_flop_count(grad_out.shape, query.shape, key.shape, value.shape)
 
 
 # torch 2.13 has no formula for the attention kernel that CPUs run, and counts it as nothing (pytorch issue 195460)
