@@ -20,20 +20,27 @@ def maybe(strategy: st.SearchStrategy) -> st.SearchStrategy:
     return st.none() | strategy
 
 
-PEAKS = st.builds(Peak, **{name: maybe(RATES) for name in Peak.model_fields})
-DEVICES = st.builds(
-    Device,
-    summary=NAMES,
-    peak=PEAKS,
-    memory_bytes_per_s=RATES,
-    memory_bytes=maybe(st.integers(1, 2**50)),
-    memory_kind=st.sampled_from(["ddr", "lpddr", "hbm2", "gddr6"]),
-    buffer_bytes=maybe(st.integers(1, 2**30)),
-    link_bytes_per_s=maybe(RATES),
-    max_power_w=maybe(RATES),
-    idle_power_w=maybe(st.floats(0.5, 1e5)),
-    efficiency=st.builds(Efficiency, compute=st.floats(1e-6, 1), memory=st.floats(1e-6, 1), overhead_s=st.floats(1e-9, 0.5)),
-)
+def devices_with(present: bool) -> st.SearchStrategy[Device]:
+    """Random devices; what a workload may need is there for certain, or perhaps."""
+    needed = RATES if present else maybe(RATES)
+    return st.builds(
+        Device,
+        summary=NAMES,
+        peak=st.builds(Peak, **{name: needed if name == "fp32" else maybe(RATES) for name in Peak.model_fields}),
+        memory_bytes_per_s=RATES,
+        memory_bytes=maybe(st.integers(1, 2**50)),
+        memory_kind=st.sampled_from(["ddr", "lpddr", "hbm2", "gddr6"]),
+        buffer_bytes=maybe(st.integers(1, 2**30)),
+        link_bytes_per_s=needed,
+        max_power_w=maybe(RATES),
+        idle_power_w=maybe(st.floats(0.5, 1e5)),
+        efficiency=st.builds(
+            Efficiency, compute=st.floats(1e-6, 1), memory=st.floats(1e-6, 1), overhead_s=st.floats(1e-9, 0.5)
+        ),
+    )
+
+
+DEVICES, COMPLETE_DEVICES = devices_with(False), devices_with(True)
 OPERATORS = st.builds(
     Operator,
     name=NAMES,

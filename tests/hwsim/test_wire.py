@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from roofline_requests import DEVICES, WORKLOADS, requests
+from roofline_requests import COMPLETE_DEVICES, WORKLOADS, requests
 
 from fedcosim.hwsim.devices import Device, Peak
 from fedcosim.hwsim.roofline.estimate import estimate
@@ -33,7 +33,8 @@ def test_requests_arrive_as_they_were_sent(request):
     assert travelled(request, pb.RooflineRequest()) == request
 
 
-@given(DEVICES.filter(lambda d: d.peak.fp32 and d.link_bytes_per_s), WORKLOADS)
+@settings(max_examples=50)
+@given(COMPLETE_DEVICES, WORKLOADS)
 def test_reports_arrive_as_they_were_sent(device, workload):
     report = estimate("x", device, workload, precision_fallback=True)
     assert travelled(report, pb.RooflineReport()) == report
