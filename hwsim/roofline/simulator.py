@@ -128,7 +128,7 @@ class Roofline:
         """
         where = request.custom or device(request.device or "")
         job.step(0.1)
-        workload = request.workload or self._analysed(request, where)
+        workload = request.workload or self._analysed(request, where, job)
         job.step(0.9)
         return estimate(
             request.device or "custom",
@@ -143,7 +143,7 @@ class Roofline:
         """Return the devices and language models that requests can name."""
         return {"device": list(devices()), "llm.model": list(presets())}
 
-    def _analysed(self, request: RooflineRequest, where: Device) -> Workload:
+    def _analysed(self, request: RooflineRequest, where: Device, job: Job) -> Workload:
         if request.llm is not None:
             peak = where.peak.model_dump().get(request.llm.precision)
             with _fields_of("llm"):
@@ -156,8 +156,8 @@ class Roofline:
         example = self._models(model)
         try:
             if model.train:
-                return trace.training_step(example, model.optimizer, model.precision, model.per_sample)
-            return trace.inference(example, model.precision)
+                return trace.training_step(example, model.optimizer, model.precision, model.per_sample, job)
+            return trace.inference(example, model.precision, job)
         except ValidationError:
             raise HwsimError(
                 "model: needs more than 2^63 operations or bytes; choose a smaller batch or image",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fedcosim.hwsim.roofline.simulator import ModelRequest
 from fedcosim.hwsim.roofline.trace import Example, inference, traced_step, training_step
 from fedcosim.hwsim.roofline.workload import Operator, Workload
-from fedcosim.hwsim.simulator import HwsimError
+from fedcosim.hwsim.simulator import HwsimError, Job
 from fedcosim.server.architectures import example
 
 F = 4  # bytes of a float
@@ -180,6 +182,26 @@ def test_a_model_that_depends_on_its_data_is_unimplemented(analyse):
     with pytest.raises(HwsimError) as raised:
         analyse(Example(branching, (A,), (), lambda model, x: model(x).sum()))
     assert (raised.value.code, raised.value.field, raised.value.exit_code) == ("UNIMPLEMENTED", "model", 2)
+
+
+@pytest.mark.parametrize("share", [0, 0.2, 0.5, 0.99])
+def test_an_analysis_that_nobody_waits_for_ends_at_its_next_operator(share):
+    """In the middle of a backward pass too."""
+    one, asked = example(ModelRequest(name="lenet")), 0
+
+    def cancelled_after(most: float) -> Callable[[], bool]:
+        def cancelled() -> bool:
+            nonlocal asked
+            asked += 1
+            return asked > most
+
+        return cancelled
+
+    training_step(one, job=Job(cancelled=cancelled_after(math.inf)))
+    most, asked = int(asked * share), 0
+    with pytest.raises(HwsimError) as raised:
+        training_step(one, job=Job(cancelled=cancelled_after(most)))
+    assert (raised.value.code, asked) == ("CANCELLED", most + 1)
 
 
 def test_arithmetic_without_a_formula_is_named():
