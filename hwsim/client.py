@@ -23,8 +23,6 @@ from .simulator import HwsimError, Job, Report
 from .simulators import Simulator, load
 from .wire import decode, encode, fingerprint
 
-_TRANSIENT = {"UNAVAILABLE", "RESOURCE_EXHAUSTED"}
-
 
 class Client(Protocol):
     """Somebody who answers requests."""
@@ -107,10 +105,11 @@ class RemoteClient:
 
     def _connected(self) -> grpc.Channel:
         if self._channel is None:
+            options = [("grpc.max_reconnect_backoff_ms", 5000)]  # else two minutes, which is longer than our patience
             if self.root_ca is None:
-                self._channel = grpc.insecure_channel(self.endpoint)
+                self._channel = grpc.insecure_channel(self.endpoint, options)
             else:
-                self._channel = grpc.secure_channel(self.endpoint, grpc.ssl_channel_credentials(self.root_ca))
+                self._channel = grpc.secure_channel(self.endpoint, grpc.ssl_channel_credentials(self.root_ca), options)
         return self._channel
 
     def close(self) -> None:
@@ -148,7 +147,10 @@ def _translated(error: grpc.RpcError) -> RemoteError:
 
 
 def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, HwsimError) and error.code in _TRANSIENT
+    """Say whether to ask again: servers that are busy say when, requests that are too large are so for ever."""
+    if not isinstance(error, RemoteError):
+        return False
+    return error.code == "UNAVAILABLE" or (error.code == "RESOURCE_EXHAUSTED" and error.retry_after_s is not None)
 
 
 _usual_wait = wait_random_exponential(multiplier=0.1, max=5.0)

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..core.options import Options, choose, sentences
 from .simulator import HwsimError
 
-Positive = Annotated[float, Field(gt=0, lt=1e21)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(ge=1e-6, lt=1e21)]
+Share = Annotated[float, Field(ge=1e-6, le=1)]
 
 
 class Peak(Options):

@@ -97,6 +97,8 @@ class _File:
             names = [enum_value(enum, word) for word in get_args(kind)]
             numbers = _Numbers(_nested_enum(self.known.get(cls.__name__), enum))
             words = "".join(f"    {name} = {numbers.of(name)};\n" for name in names)
+            if gone := numbers.gone([f"{enum_prefix(enum)}UNSPECIFIED", *names]):
+                words = f"    reserved {', '.join(map(str, gone))};\n{words}"
             return [f"  enum {enum} {{\n    {enum_prefix(enum)}UNSPECIFIED = 0;\n{words}  }}\n"], f"{label}{enum} {field}"
         return [], f"{label}{self._type(kind)} {field}"
 

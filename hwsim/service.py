@@ -19,6 +19,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIServer
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -36,6 +37,8 @@ from .v1 import common_pb2
 from .wire import decode, encode
 
 PACKAGE = "fedcosim.hwsim.v1"
+_LAST_WORDS_S = 0.5  # for answers that are on their way when the server ends
+_LONGEST_MESSAGE_BYTES = 1000  # a status travels in headers, of which gRPC takes 8 KiB, three times and encoded
 log = logging.getLogger(__name__)
 
 
@@ -93,7 +96,7 @@ class Host:
     token : str, optional
         What callers must present as `authorization: Bearer <token>`; health checks need none.
     metrics_port : int, optional
-        Where Prometheus finds `/metrics`, on the same host.
+        Where Prometheus finds `/metrics`, on the same host; 0 takes a free one, see the attribute of that name.
 
     Raises
     ------
@@ -122,10 +125,8 @@ class Host:
             getattr(stubs, f"add_{simulator.service}Servicer_to_server")(servicer, self._server)
         reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
         self.port = self._listen(address, tls)
-        self._metrics_server = None
-        if metrics_port is not None:
-            host = address.rpartition(":")[0]
-            self._metrics_server, _ = start_http_server(metrics_port, host, registry=metrics.registry)
+        self._metrics_server = None if metrics_port is None else metrics.served(address.rpartition(":")[0], metrics_port)
+        self.metrics_port = self._metrics_server and self._metrics_server.server_port
 
     def _listen(self, address: str, tls: Tls | None) -> int:
         try:
@@ -144,12 +145,14 @@ class Host:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self, grace_s: float = 10.0) -> None:
-        """Take nothing new, finish what is in work (for so many seconds), and end."""
-        self._health.enter_graceful_shutdown()
+        """Take nothing new, finish what is in work (for so many seconds), and end; health checks are told meanwhile."""
         self._gate.close()
-        self._server.stop(grace_s).wait()
+        self._health.enter_graceful_shutdown()
+        self._gate.emptied(grace_s)
+        self._server.stop(_LAST_WORDS_S).wait()
         if self._metrics_server is not None:
             self._metrics_server.shutdown()
+            self._metrics_server.server_close()
 
     def wait(self) -> None:
         """Return once the server has ended."""
@@ -217,7 +220,7 @@ class _Servicer:
                 yield Job(time.monotonic() + allowed_s, lambda: not context.is_active())
         except HwsimError as error:
             code = error.code
-            _abort(context, error, self.gate.retry_after_s if code in ("RESOURCE_EXHAUSTED", "UNAVAILABLE") else None)
+            _abort(context, error, self.gate.retry_after_s if isinstance(error, _NotNowError) else None)
         except GeneratorExit:
             code = "CANCELLED"
             raise
@@ -227,16 +230,16 @@ class _Servicer:
             _abort(context, HwsimError(f"the simulator failed: {type(error).__name__}: {error}", "INTERNAL"), None)
         finally:
             seconds = time.perf_counter() - started
-            self.gate.took(seconds)
             self.metrics.requests.labels(self.name, method, code).inc()
             self.metrics.seconds.labels(self.name, method).observe(seconds)
 
 
 def _abort(context: grpc.ServicerContext, error: HwsimError, retry_after_s: float | None) -> None:
     """End a call with a status that says which field is at fault and when to come again (google.rpc's error details)."""
-    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=str(error))
+    message = str(error).encode()[:_LONGEST_MESSAGE_BYTES].decode(errors="ignore")
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=message)
     if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=message)
         status.details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
     if retry_after_s is not None:
         hint = error_details_pb2.RetryInfo()
@@ -251,26 +254,28 @@ def _packed(message: Message) -> AnyMessage:
     return packed
 
 
+class _NotNowError(HwsimError):
+    """The request is refused for now, whatever it is."""
+
+
 class _Gate:
     """Lets so many requests in at once, and none after it was closed."""
 
     def __init__(self, room: int) -> None:
-        self._room, self._closed, self._usual_s = threading.Semaphore(room), False, 0.1
+        self._room, self._rooms, self._closed, self._usual_s = threading.Semaphore(room), room, False, 0.1
 
     @contextmanager
     def entered(self) -> Iterator[None]:
         if self._closed:
-            raise HwsimError("the server is shutting down; ask another one", "UNAVAILABLE")
+            raise _NotNowError("the server is shutting down; ask another one", "UNAVAILABLE")
         if not self._room.acquire(blocking=False):
-            raise HwsimError(f"all workers are busy; try again in {self.retry_after_s:.2f} s", "RESOURCE_EXHAUSTED")
+            raise _NotNowError(f"all workers are busy; try again in {self.retry_after_s:.2f} s", "RESOURCE_EXHAUSTED")
+        started = time.perf_counter()
         try:
             yield
         finally:
+            self._usual_s += 0.1 * (time.perf_counter() - started - self._usual_s)
             self._room.release()
-
-    def took(self, seconds: float) -> None:
-        """Learn how long requests take."""
-        self._usual_s += 0.1 * (seconds - self._usual_s)
 
     @property
     def retry_after_s(self) -> float:
@@ -278,7 +283,14 @@ class _Gate:
         return min(5.0, max(0.02, self._usual_s))
 
     def close(self) -> None:
+        """Let nobody in any more."""
         self._closed = True
+
+    def emptied(self, grace_s: float) -> None:
+        """Return when all have left, or so many seconds have passed."""
+        end = time.monotonic() + grace_s
+        for _ in range(self._rooms):
+            self._room.acquire(timeout=max(0.0, end - time.monotonic()))
 
 
 @dataclass
@@ -293,6 +305,13 @@ class _Metrics:
         )
         self.seconds = Histogram("fedcosim_hwsim_seconds", "Time of requests", ["simulator", "method"], registry=self.registry)
         self.running = Gauge("fedcosim_hwsim_running", "Requests in work", ["simulator"], registry=self.registry)
+
+    def served(self, host: str, port: int) -> WSGIServer:
+        """Start to serve them."""
+        try:
+            return start_http_server(port, host, registry=self.registry)[0]
+        except OSError as error:
+            raise SpecError(f"metrics port {port}: cannot be listened on ({error.strerror}); choose another one") from None
 
 
 class _Token(grpc.ServerInterceptor):

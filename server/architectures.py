@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..clients.models import MODELS, initialise
+from ..clients.models import MODELS
 from ..clients.tasks.diffusion import DiffusionOptions, build
+from ..core.errors import SpecError
 from ..core.options import choose
 from ..hwsim.roofline.simulator import ModelRequest
 from ..hwsim.roofline.trace import Example
@@ -39,7 +40,7 @@ def example(request: ModelRequest) -> Example:
     try:
         with torch.device("meta"):
             return make(request.batch, shape, request.classes or classes)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, SpecError) as error:
         raise HwsimError(f"model.name = {request.name!r}: cannot take images of {shape}: {error}", field="model") from None
 
 
@@ -59,9 +60,7 @@ def _cross_entropy(model: nn.Module, x_NCHW: Tensor, y_N: Tensor) -> Tensor:
 
 def _ours(name: str) -> Callable[[int, Shape, int], Example]:
     def make(batch: int, shape: Shape, classes: int) -> Example:
-        with torch.device("cpu"):  # initial weights are drawn as in a run
-            model = initialise(MODELS.parse({"name": name}), shape, classes, seed=1)
-        return _classifier(model, batch, shape)
+        return _classifier(MODELS.parse({"name": name}).build(shape, classes), batch, shape)
 
     return make
 

@@ -34,7 +34,7 @@ class OperatorReport(Report):
     """Of one."""
     memory_bytes: int
     """Of one."""
-    intensity: float | None
+    intensity: float | None = None
     """Operations a byte; None where no bytes move."""
     attainable_flops_per_s: float
     bound: Bound
@@ -52,7 +52,7 @@ class MemoryReport(Report):
     kv_bytes: int
     inputs_bytes: int
     total_bytes: int
-    capacity_bytes: int | None
+    capacity_bytes: int | None = None
     """None: not limited, or not known."""
     fits: bool
     deficit_bytes: int
@@ -73,7 +73,7 @@ class RooflineReport(Report):
     load_kv_bytes: int
     store_kv_bytes: int
     link_bytes: int
-    intensity: float | None
+    intensity: float | None = None
     bound: Bound
     """What most of the time goes into."""
     peak_flops_per_s: float

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from ...core.options import Options
 from ..devices import Device, device, devices
@@ -68,6 +69,12 @@ class RooflineRequest(Options):
     most_operators: Annotated[int, Field(ge=0, le=100_000)] = 20
     """Rows in the report, slowest first; 0 for all, in order."""
 
+    @field_validator("llm", mode="wrap")
+    @classmethod
+    def _named_in_full(cls, given: object, parse: ValidatorFunctionWrapHandler) -> LlmRequest | None:
+        with _fields_of("llm"):
+            return parse(given)
+
     @model_validator(mode="after")
     def _one_of_each(self) -> RooflineRequest:
         for names in (("device", "custom"), ("workload", "model", "llm")):
@@ -76,6 +83,16 @@ class RooflineRequest(Options):
                 got = " and ".join(given) or "none"
                 raise ValueError(f"{names[0]}: give exactly one of {', '.join(names)}, not {got}")
         return self
+
+
+@contextmanager
+def _fields_of(section: str) -> Iterator[None]:
+    """Let errors name a section's fields as the whole request does."""
+    try:
+        yield
+    except HwsimError as error:
+        separator = "." if error.field else ": "
+        raise HwsimError(f"{section}{separator}{error}", error.code, f"{section}.{error.field}".rstrip(".")) from None
 
 
 class Roofline:
@@ -107,11 +124,11 @@ class Roofline:
         ------
         HwsimError
             NOT_FOUND for unknown names, FAILED_PRECONDITION where the device cannot do it, UNIMPLEMENTED for models that
-            cannot be analysed.
+            cannot be analysed, RESOURCE_EXHAUSTED for amounts beyond 2^63.
         """
         where = request.custom or device(request.device or "")
         job.step(0.1)
-        workload = request.workload or self._analysed(request, where)
+        workload = request.workload or self._analysed(request, where, job)
         job.step(0.9)
         return estimate(
             request.device or "custom",
@@ -126,15 +143,24 @@ class Roofline:
         """Return the devices and language models that requests can name."""
         return {"device": list(devices()), "llm.model": list(presets())}
 
-    def _analysed(self, request: RooflineRequest, where: Device) -> Workload:
+    def _analysed(self, request: RooflineRequest, where: Device, job: Job) -> Workload:
         if request.llm is not None:
             peak = where.peak.model_dump().get(request.llm.precision)
-            return llm_workload(request.llm, where.buffer_bytes, peak / where.memory_bytes_per_s if peak else None)
+            with _fields_of("llm"):
+                return llm_workload(request.llm, where.buffer_bytes, peak / where.memory_bytes_per_s if peak else None)
         from . import trace
 
         model = request.model
         if self._models is None or model is None:
             raise HwsimError("model: this service knows no models; give a workload", "UNIMPLEMENTED", "model")
-        if model.train:
-            return trace.training_step(self._models(model), model.optimizer, model.precision, model.per_sample)
-        return trace.inference(self._models(model), model.precision)
+        example = self._models(model)
+        try:
+            if model.train:
+                return trace.training_step(example, model.optimizer, model.precision, model.per_sample, job)
+            return trace.inference(example, model.precision, job)
+        except ValidationError:
+            raise HwsimError(
+                "model: needs more than 2^63 operations or bytes; choose a smaller batch or image",
+                "RESOURCE_EXHAUSTED",
+                "model",
+            ) from None

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from ..simulator import HwsimError
+from ..simulator import HwsimError, Job
 from .workload import Footprint, Operator, Precision, Workload
 
 aten = torch.ops.aten
@@ -34,11 +35,11 @@ STATE_PER_PARAMETER: dict[Optimizer, int] = {"sgd": 0, "momentum": 1, "adam": 2,
 
 
 def _cpu_attention(query, key, value, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
 
 
 def _cpu_attention_backward(grad_out, query, key, value, *_: Any, **__: Any) -> int:
-    return sdpa_backward_flop_count(grad_out, query, key, value)
+    return sdpa_backward_flop_count(grad_out.shape, query.shape, key.shape, value.shape)
 
 
 # torch 2.13 has no formula for the attention kernel that CPUs run, and counts it as nothing (pytorch issue 195460)
@@ -55,8 +56,9 @@ _READS_WHAT_IT_TAKES = {"embedding", "index_select", "gather", "index"}  # of th
 class _Recorder(TorchDispatchMode):
     """Counts equal operators while it is active."""
 
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
+    def __init__(self, parameters: Iterable[Tensor], job: Job = Job()) -> None:  # noqa: B008 - immutable
         super().__init__()
+        self._job = Job(job.deadline, job.cancelled)  # how much is done, nobody knows
         self.phase: Phase = "inference"
         """Of what runs outside backward."""
         self.operators: Counter[Operator] = Counter()
@@ -65,6 +67,7 @@ class _Recorder(TorchDispatchMode):
         self._weights = {p.untyped_storage()._cdata for p in parameters}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self._job.step()
         kwargs = kwargs or {}
         packet = getattr(func, "_overloadpacket", func)
         if packet not in flop_registry and packet not in _CPU_FORMULAS and func is not torch.ops.prim.device.default:
@@ -137,10 +140,12 @@ def _refusing_values() -> Iterator[None]:
     """Turn torch's complaints about tensors without numbers into one of ours."""
     try:
         yield
-    except (NotImplementedError, RuntimeError) as error:
+    except ValidationError:  # of an operator, not of the model
+        raise
+    except (NotImplementedError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise HwsimError(
-            f"the model cannot be analysed without running it on numbers: {reason}", "UNIMPLEMENTED", "model"
+            f"the model cannot be analysed on such inputs without numbers: {reason}", "UNIMPLEMENTED", "model"
         ) from error
 
 
@@ -162,16 +167,16 @@ class Example:
     loss: Callable[..., Tensor]
 
 
-def inference(example: Example, precision: Precision = "fp32") -> Workload:
+def inference(example: Example, precision: Precision = "fp32", job: Job = Job()) -> Workload:  # noqa: B008 - immutable
     """Analyse one forward pass, on meta tensors.
 
     Raises
     ------
     HwsimError
-        UNIMPLEMENTED if the model needs numbers to know what to do next.
+        UNIMPLEMENTED if the model needs numbers to know what to do next; CANCELLED or DEADLINE_EXCEEDED by the job.
     """
     model, inputs = _on_meta(example.model).eval(), [x.to("meta") for x in example.inputs]
-    recorder = _Recorder(model.parameters())
+    recorder = _Recorder(model.parameters(), job)
     with _refusing_values(), torch.no_grad(), recorder:
         model(*inputs)
     footprint = Footprint(
@@ -181,7 +186,11 @@ def inference(example: Example, precision: Precision = "fp32") -> Workload:
 
 
 def training_step(
-    example: Example, optimizer: Optimizer = "sgd", precision: Precision = "fp32", per_sample: bool = False
+    example: Example,
+    optimizer: Optimizer = "sgd",
+    precision: Precision = "fp32",
+    per_sample: bool = False,
+    job: Job = Job(),  # noqa: B008 - immutable
 ) -> Workload:
     """Analyse forward, backward and an optimizer's step, on meta tensors.
 
@@ -195,10 +204,10 @@ def training_step(
     Raises
     ------
     HwsimError
-        UNIMPLEMENTED if the model needs numbers to know what to do next.
+        UNIMPLEMENTED if the model needs numbers to know what to do next; CANCELLED or DEADLINE_EXCEEDED by the job.
     """
     model, inputs = _on_meta(example.model).train(), [x.to("meta") for x in (*example.inputs, *example.targets)]
-    recorder = _Recorder(model.parameters())
+    recorder = _Recorder(model.parameters(), job)
     with _refusing_values(), kept_for_backward(model) as kept, recorder:
         recorder.phase = "forward"
         example.loss(model, *inputs).backward()

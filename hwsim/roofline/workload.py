@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from ...core.options import Options
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 """What arithmetic is done in; selects the peak rate of a device."""
 
-Amount = Annotated[int, Field(ge=0, lt=2**63)]
+_MOST = 2**63 - 1
+Amount = Annotated[int, Field(ge=0, le=_MOST)]
 
 
 class Operator(Options):
@@ -24,7 +25,7 @@ class Operator(Options):
     """Which one: `q_proj`, or the ATen operator it is."""
     phase: Literal["inference", "forward", "backward", "optimizer", "prefill", "decode"] = "inference"
     """When it runs."""
-    count: Annotated[int, Field(ge=1)] = 1
+    count: Annotated[int, Field(ge=1, le=_MOST)] = 1
     """How often it runs."""
     flops: Amount = 0
     """Floating-point (or integer) operations; a multiply-add is two."""
@@ -59,6 +60,12 @@ class Footprint(Options):
     kv_bytes: Amount = 0
     inputs_bytes: Amount = 0
 
+    @model_validator(mode="after")
+    def _can_be_summed(self) -> Footprint:
+        if self.total_bytes > _MOST:
+            raise ValueError("sum of all bytes exceeds 2^63 - 1")
+        return self
+
     @property
     def total_bytes(self) -> int:
         """Sum of all."""
@@ -74,6 +81,14 @@ class Workload(Options):
     """What its arithmetic is done in."""
     uncounted: tuple[str, ...] = ()
     """Operators that do arithmetic nobody could count."""
+
+    @field_validator("operators")
+    @classmethod
+    def _can_be_summed(cls, operators: tuple[Operator, ...]) -> tuple[Operator, ...]:
+        for amount in ("flops", "memory_bytes", "link_bytes"):
+            if sum(op.count * getattr(op, amount) for op in operators) > _MOST:
+                raise ValueError(f"{amount} of all operators exceed 2^63 - 1")
+        return operators
 
     @property
     def flops(self) -> int:
