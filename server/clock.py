@@ -101,7 +101,7 @@ class Clock:
         wanted = min(self.asked, len(clients))
         while len(there := [c for c in clients if self.fleet.presence[c].until(self.now_s) > self.now_s]) < wanted:
             later = [self.fleet.presence[c].next(self.now_s) for c in clients if c not in set(there)]
-            upcoming = sorted(time for time in later if time > self.now_s)
+            upcoming = sorted(time for time in later if self.now_s < time < math.inf)
             if not upcoming or self.now_s - self._began_s > self._horizon_s(clients):
                 raise RoundError(
                     f"hardware.trace: never are {wanted} clients there at once ({len(there)} at {self.now_s:.0f} s); "
