@@ -75,14 +75,14 @@ def test_observing_changes_nothing(name):
 
     def trained(listen: bool) -> list[torch.Tensor]:
         torch.manual_seed(5)
-        np.random.seed(5)  # noqa: NPY002 - the one that libraries use
+        np.random.seed(5)
         if listen:
             with observed() as done:
                 weights = TRAININGS[name]()
             assert len(done) == 1
         else:
             weights = TRAININGS[name]()
-        return [*weights.values(), torch.rand(3), torch.from_numpy(np.random.rand(3))]  # noqa: NPY002
+        return [*weights.values(), torch.rand(3), torch.from_numpy(np.random.rand(3))]
 
     alone, watched, again = trained(False), trained(True), trained(True)  # the last one finds its step recorded
     for one, other, third in zip(alone, watched, again, strict=True):
