@@ -166,8 +166,11 @@ def fleet(options: HardwareOptions, clients: int, seed: int) -> Fleet:
 
 
 def device_of(options: HardwareOptions, clients: int, seed: int) -> list[str]:
-    """Return every client's device: as many of each as its share says (largest remainders), shuffled by the seed."""
-    return list(_assigned(tuple(options.devices.items()), clients, seed))
+    """Return every client's device: as many of each as its share says (largest remainders), shuffled by the seed.
+
+    The order of `devices` does not matter: workers get their options in another one.
+    """
+    return list(_assigned(tuple(sorted(options.devices.items())), clients, seed))
 
 
 @lru_cache(maxsize=4)
