@@ -80,9 +80,9 @@ def test_a_device_that_is_too_small_fails_its_client(one_client, matchbox):
     needs = Cost.of(one_client(spec(PI)).ask(3).content).memory_bytes
     reply = one_client(spec(f"hardware.devices.{matchbox}=1")).ask(3)
     assert reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
-    gigabytes = [f"{size / 1e9:.3g} GB" for size in (needs, 100_000, needs - 100_000)]
+    needs, has, lacks = (f"{size / 1e9:.3g} GB" for size in (needs, 100_000, needs - 100_000))
     assert reply.error.reason == (
-        f"client 3: training needs {gigabytes[0]} of memory, its device {matchbox} has {gigabytes[1]}: {gigabytes[2]} are missing"
+        f"client 3: training needs {needs} of memory, its device {matchbox} has {has}: {lacks} are missing"
     )
 
 

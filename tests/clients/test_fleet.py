@@ -44,8 +44,19 @@ def test_counts_are_the_shares_by_largest_remainders(shares, clients, seed):
 
 @given(shares=some_shares, clients=st.integers(1, 100), seed=st.integers(0, 2**62), scale=st.sampled_from([0.25, 2, 8]))
 def test_the_assignment_depends_on_the_seed_and_relative_shares_alone(shares, clients, seed, scale):
-    scaled = options(devices={name: scale * share for name, share in shares.items()}, uplink_bits_per_s=1e6, rounds="wait-all")
-    assert device_of(options(devices=shares), clients, seed) == device_of(scaled, clients, seed)
+    """Not on the order of the table, which is another one in a run config, nor on anything else in it."""
+    scaled = {name: scale * shares[name] for name in reversed(shares)}
+    other = options(devices=scaled, uplink_bits_per_s=1e6, trace="nowhere.json")
+    assert device_of(options(devices=shares), clients, seed) == device_of(other, clients, seed)
+
+
+def test_a_worker_gives_clients_the_devices_that_the_server_does():
+    """Workers have the spec from a run config, sorted by field."""
+    from fedcosim.server.spec import from_run_config
+
+    spec = small("fedavg", "hardware.devices={raspberry-pi-5=0.5, jetson-orin-nano=0.5}")
+    there = from_run_config(dict(sorted(spec.to_run_config().items())))
+    assert device_of(there.hardware, 100, spec.seed) == device_of(spec.hardware, 100, spec.seed)
 
 
 def test_another_seed_gives_other_clients_the_same_devices():

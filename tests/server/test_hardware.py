@@ -14,13 +14,13 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from small import SMALL
 
 from fedcosim.clients.client_app import Workbench
 from fedcosim.clients.client_app import app as client_app
-from fedcosim.clients.cost import LEFT_OUT, Cost
+from fedcosim.clients.cost import Cost
 from fedcosim.clients.fleet import device_of
 from fedcosim.clients.state import StateStore
 from fedcosim.clients.worker import PRIVACY
@@ -174,7 +174,7 @@ def test_figures_are_those_of_the_clients_by_hand(tmp_path):
     grid, record = run_here(spec, tmp_path)
     (line,) = record.result["rounds"]
     totals = {client: total_s(spec, grid, client) for client in range(8)}
-    assert line["straggler"]["client"] == max(totals, key=totals.get)
+    assert line["straggler"]["client"] == max(totals, key=lambda client: (totals[client], client))
     assert line["sim_s"] == pytest.approx(max(totals.values()))
     costs, device = [Cost.of(grid.answers[client]) for client in range(8)], device_of(spec.hardware, 8, spec.seed)
     assert line["energy_j"] == pytest.approx(sum(cost.energy_high_j for cost in costs))
@@ -212,18 +212,12 @@ def between_s() -> float:
     """A time between those of the two kinds, whose clients have equal work: the geometric mean of one of each."""
     grid = HereGrid(spec := tiny(MIXED, *COMPUTING, *EQUAL))
     bench, kinds = Workbench(spec), device_of(spec.hardware, 8, spec.seed)
-    content = {"arrays": bench.export(bench.shared_keys), "config": configured(1)}
+    content = {"arrays": bench.export(bench.shared_keys), "config": ConfigRecord({"server-round": 1})}
     pair = [kinds.index(name) for name in ("raspberry-pi-5", "jetson-orin-nano")]
     list(grid.send_and_receive([Message(RecordDict(content), client, "train") for client in pair]))
     slow_s, fast_s = (Cost.of(grid.answers[client]).compute_s for client in pair)
     assert slow_s > 2 * fast_s
     return math.sqrt(slow_s * fast_s)
-
-
-def configured(number: int):
-    from flwr.app import ConfigRecord
-
-    return ConfigRecord({"server-round": number})
 
 
 def late(between_s: float, *overrides: str) -> Experiment:
@@ -290,7 +284,7 @@ def test_the_average_is_that_of_the_kept_updates(rule, between_s, tmp_path):
 
 def test_a_deadline_that_nobody_meets_ends_the_run(tmp_path):
     spec = tiny(MIXED, "hardware.rounds=deadline", "hardware.deadline_s=1e-3")
-    with pytest.raises(RoundError, match=r"0 of 4 clients .* needed .*\n?.*its update took"):
+    with pytest.raises(RoundError, match=r"(?s)0 of 4 clients .*its update took"):
         run_here(spec, tmp_path)
 
 
@@ -326,7 +320,7 @@ def test_a_client_without_the_memory_is_left_out_not_failed(own_devices, tmp_pat
     assert all("GB are missing" in entry["reason"] for entry in line["left_out"])
     assert line["failed"] == []
     jsonschema.validate(record.result, record_schema())
-    with pytest.raises(RoundError, match=r"4 of 8 clients .* GB are missing"):
+    with pytest.raises(RoundError, match=r"(?s)4 of 8 clients .* GB are missing"):
         run_here(tiny(fleet, *EQUAL, "federation.min_reply_fraction=1", "name=strict"), tmp_path)
 
 
@@ -381,7 +375,7 @@ def test_a_run_that_lost_its_service_goes_on_once_it_is_back(plain, priced, runs
     """The second round has new clients, whose work has its own size; nobody knows what it costs while the service is down."""
     host = serve(Roofline())
     spec = remote(host, "hardware.patience_s=0")
-    with pytest.raises(RoundError, match="UNAVAILABLE|connect"):
+    with pytest.raises(RoundError, match=r"(?s)round 2: .*onnect"):
         run(spec, runs, "x", [Cohorts(lambda: host.stop(0))])
     record = result(runs / "x")
     assert (record["status"], len(record["rounds"])) == ("failed", 1)
