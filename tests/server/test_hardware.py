@@ -73,7 +73,7 @@ def simulated(folder: Path) -> list[dict]:
     return [{key: line[key] for key in keys} for line in result(folder)["rounds"]]
 
 
-class Cohorts:
+class Told:
     """A listener that is told of rounds; it may interfere after the first."""
 
     def __init__(self, after_the_first=lambda: None) -> None:
@@ -123,10 +123,11 @@ class HereGrid(RosterView):
             yield answer
 
 
-def run_here(spec: Experiment, folder: Path) -> tuple[HereGrid, Record]:
-    bench, grid = Workbench(spec).checked(), HereGrid(spec)
-    with Record.create(folder, spec, spec.name) as record, lifecycle(record):
-        execute(bench, grid, record, roster(bench, {client: client for client in range(spec.federation.clients)}))
+def run_here(spec: Experiment, folder: Path, *listeners: Told) -> tuple[HereGrid, Record]:
+    """Run, or go on with, an experiment whose name is the run's."""
+    bench, grid, place = Workbench(spec).checked(), HereGrid(spec), folder / spec.name
+    with Record(place, spec) if place.exists() else Record.create(folder, spec, spec.name) as record, lifecycle(record):
+        execute(bench, grid, record, roster(bench, {client: client for client in range(spec.federation.clients)}), listeners)
     return grid, record
 
 
@@ -190,15 +191,18 @@ def test_hardware_does_not_change_a_byte_of_what_is_learned(priced, plain):
     assert result(priced)["final"]["bytes_up"] == result(plain)["final"]["bytes_up"]
 
 
-def test_an_interrupted_run_goes_on_to_the_same_figures(priced, runs):
-    """On one worker, killed after round 1: learned bytes, simulated time, energy and stragglers are those of one go on two."""
+def test_an_interrupted_run_goes_on_to_the_same_figures(tmp_path):
+    """Clients come and go by a trace, so that the clock decides who is asked: it has to go on exactly where it was."""
+    spec = tiny(MIXED, f"hardware.trace='{SAMPLE}'", "strategy.name=fedavg", "federation.rounds=4")
+    _, whole = run_here(spec, tmp_path)
+    halved = spec.model_copy(update={"name": "halved"})
     with pytest.raises(KeyboardInterrupt):
-        run(tiny(MIXED), runs, "x", [Cohorts(interrupt)])
-    assert [line["round"] for line in result(runs / "x")["rounds"]] == [1]
-    resume(runs / "x", resumable(runs / "x"))
-    assert computed(runs / "x") == computed(priced)
-    assert simulated(runs / "x") == simulated(priced)
-    assert result(runs / "x")["final"]["sim_s"] == result(priced)["final"]["sim_s"]
+        run_here(halved, tmp_path, Told(interrupt))
+    assert [line["round"] for line in result(tmp_path / "halved")["rounds"]] == [1]
+    _, resumed = run_here(halved, tmp_path)
+    assert computed(resumed.folder) == computed(whole.folder)
+    assert simulated(resumed.folder) == simulated(whole.folder)
+    assert resumed.result["final"]["sim_s"] == whole.result["final"]["sim_s"] > 1800
 
 
 # ---------------------------------------------------------------------------------------------------- whose updates count
@@ -376,7 +380,7 @@ def test_a_run_that_lost_its_service_goes_on_once_it_is_back(plain, priced, runs
     host = serve(Roofline())
     spec = remote(host, "hardware.patience_s=0")
     with pytest.raises(RoundError, match=r"(?s)round 2: .*onnect"):
-        run(spec, runs, "x", [Cohorts(lambda: host.stop(0))])
+        run(spec, runs, "x", [Told(lambda: host.stop(0))])
     record = result(runs / "x")
     assert (record["status"], len(record["rounds"])) == ("failed", 1)
     assert "round 2" in record["reason"]
@@ -392,7 +396,7 @@ def test_or_goes_on_at_unknown_cost(plain, runs):
     """What is learned is the same; what is known of round 2 is that of the clients whose cost was known before."""
     host = serve(Roofline())
     spec = remote(host, "hardware.patience_s=0", "hardware.on_error=skip", "strategy.name=fedavg")
-    folder = run(spec, runs, "x", [Cohorts(lambda: host.stop(0))])
+    folder = run(spec, runs, "x", [Told(lambda: host.stop(0))])
     record = result(folder)
     jsonschema.validate(record, record_schema())
     assert record["status"] == "finished"
