@@ -119,8 +119,9 @@ def test_steps_of_a_generator_are_those_of_its_options(options):
     assert work_of(lambda: generate(options)).steps == 3
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
-@pytest.mark.parametrize("kind", CLASSIFIERS)
+@pytest.mark.parametrize(
+    ("kind", "optimizer"), [("lenet", "sgd"), ("lenet", "momentum"), ("lenet", "adam"), ("cnn", "sgd"), ("vit", "momentum")]
+)
 def test_a_recorded_step_does_the_arithmetic_of_one_on_meta_tensors(kind, optimizer):
     """Two ways to the same figures: the loop that trains, on numbers, and the analysis of forward and backward without any."""
     changes = {"momentum": 0.9} if optimizer == "momentum" else {"optimizer": optimizer}
