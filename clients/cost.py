@@ -41,7 +41,7 @@ class Cost:
 
     def to_record(self) -> ConfigRecord:
         """Return the cost as a record of a reply."""
-        return ConfigRecord(dict(vars(self)))
+        return ConfigRecord({name: float(value) for name, value in vars(self).items()})
 
     @classmethod
     def of(cls, content: RecordDict) -> Cost | None:

@@ -68,6 +68,10 @@ class HardwareOptions(Options):
             raise ValueError("hardware.root_ca: has no effect without hardware.endpoint")
         return self
 
+    def asked(self, per_round: int) -> int:
+        """Return how many clients a round asks that wants so many updates."""
+        return per_round + math.ceil(round(per_round * (self.over_select or 0.0), 9))  # 0.07 of 100 is 7, not 8
+
     @property
     def drops(self) -> bool:
         """Whether updates that came in may not count: which ones, is known when all are in."""
@@ -93,48 +97,46 @@ class Link:
 
 @dataclass(frozen=True)
 class Presence:
-    """When a client is there: from each of `active` to the next of `inactive`, over and over.
+    """When a client is there: in every one of `spans`, over and over.
 
     Attributes
     ----------
-    active, inactive : sequence of float
-        Seconds from the start of a period, ascending.
+    spans : sequence of (float, float)
+        From when to when, in seconds from the start of a period; ascending, and apart or touching. A span that ends with the
+        period goes on in one that starts with the next.
     period_s : float
         After which all begins again.
     """
 
-    active: Sequence[float]
-    inactive: Sequence[float]
+    spans: Sequence[tuple[float, float]]
     period_s: float
 
     def until(self, now_s: float) -> float:
         """Return when the client leaves; `now_s` itself if it is not there, infinity if it stays."""
-        offset, base = math.fmod(now_s, self.period_s), now_s - math.fmod(now_s, self.period_s)
-        for start, end in self._spans:
-            if start <= offset < end:
-                return base + end
-        return now_s
+        offset = math.fmod(now_s, self.period_s)
+        end = offset
+        for start, stop in self._ahead:
+            if start <= end < stop:
+                end = stop
+        if end - offset >= self.period_s:
+            return math.inf
+        return now_s if end == offset else now_s - offset + end
 
     def next(self, now_s: float) -> float:
         """Return when the client is there next, at `now_s` or later; infinity if never."""
         if self.until(now_s) > now_s:
             return now_s
-        offset, base = math.fmod(now_s, self.period_s), now_s - math.fmod(now_s, self.period_s)
-        starts = [start for start, _ in self._spans if start > offset]
-        if starts:
-            return base + starts[0]
-        return base + self.period_s + self._spans[0][0] if self._spans else math.inf
+        offset = math.fmod(now_s, self.period_s)
+        return next((now_s - offset + start for start, stop in self._ahead if offset < start < stop), math.inf)
 
     @cached_property
-    def _spans(self) -> list[tuple[float, float]]:
-        spans = []
-        for start in self.active:
-            end = next((time for time in self.inactive if time > start), self.period_s)
-            spans.append((start, end))
-        return spans
+    def _ahead(self) -> list[tuple[float, float]]:
+        """The spans of a period and of the next one."""
+        later = [(start + self.period_s, stop + self.period_s) for start, stop in self.spans]
+        return [*self.spans, *later]
 
 
-ALWAYS = Presence((0.0,), (), math.inf)
+ALWAYS = Presence(((0.0, math.inf),), math.inf)
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,11 @@ def fleet(options: HardwareOptions, clients: int, seed: int) -> Fleet:
 
 
 def device_of(options: HardwareOptions, clients: int, seed: int) -> list[str]:
-    """Return every client's device: as many of each as its share says (largest remainders), shuffled by the seed."""
-    return list(_assigned(tuple(options.devices.items()), clients, seed))
+    """Return every client's device: as many of each as its share says (largest remainders), shuffled by the seed.
+
+    The order of `devices` does not matter: workers get their options in another one.
+    """
+    return list(_assigned(tuple(sorted(options.devices.items())), clients, seed))
 
 
 @lru_cache(maxsize=4)
@@ -196,8 +201,8 @@ class TraceEntry:
 def read_trace(path: Path) -> list[TraceEntry]:
     """Read a trace: a JSON object by client, each with the fields of FedScale's traces (arXiv:2105.11367).
 
-    `active`, `inactive` and `finish_time` are in seconds; without them the client is always there. `communication` is in
-    kbit/s, both ways; `uplink` and `downlink`, in kbit/s too, go before it.
+    A client is there from every `active` to the `inactive` in the same place, in whole seconds of a period of `finish_time`;
+    without `active`, always. `communication` is in kbit/s, both ways; `uplink` and `downlink`, in kbit/s too, go before it.
 
     Raises
     ------
@@ -215,7 +220,7 @@ def read_trace(path: Path) -> list[TraceEntry]:
     return [_entry(f"hardware.trace = {str(path)!r}, client {name}", entry) for name, entry in entries.items()]
 
 
-_KNOWN = {"active", "inactive", "finish_time", "duration", "communication", "uplink", "downlink", "computation"}
+_KNOWN = {"active", "inactive", "finish_time", "duration", "communication", "uplink", "downlink", "computation", "model"}
 
 
 def _entry(where: str, entry: Any) -> TraceEntry:
@@ -226,7 +231,7 @@ def _entry(where: str, entry: Any) -> TraceEntry:
     rates = {}
     for field in ("communication", "uplink", "downlink"):
         value = entry.get(field)
-        if value is not None and not (isinstance(value, (int, float)) and 0 < value < 1e12):
+        if value is not None and not (type(value) in (int, float) and 0 < value < 1e12):
             raise SpecError(f"{where}, {field} = {value!r}: must be a number of kbit/s above 0")
         rates[field] = 1000.0 * value if value else None
     both = rates["communication"]
@@ -237,13 +242,18 @@ def _presence(where: str, entry: Mapping[str, Any]) -> Presence:
     if "active" not in entry:
         return ALWAYS
     period = entry.get("finish_time")
-    if not (isinstance(period, (int, float)) and 0 < period < math.inf):
-        raise SpecError(f"{where}, finish_time = {period!r}: must be a number of seconds above 0")
-    times: dict[str, list[float]] = {}
-    for field in ("active", "inactive"):
-        values = entry.get(field, [])
-        numbers = isinstance(values, list) and all(isinstance(v, (int, float)) and 0 <= v <= period for v in values)
-        if not numbers or sorted(values) != values:
-            raise SpecError(f"{where}, {field}: must be ascending seconds from 0 to finish_time = {period}")
-        times[field] = values
-    return Presence(tuple(times["active"]), tuple(times["inactive"]), float(period))
+    if type(period) is not int or not 0 < period < 2**31:  # whole seconds stay exact however long a run is
+        raise SpecError(f"{where}, finish_time = {period!r}: must be a number of whole seconds above 0")
+    active, inactive = (_times(where, field, entry.get(field, []), period) for field in ("active", "inactive"))
+    if len(inactive) == len(active) - 1:
+        inactive = [*inactive, period]  # the last one stays to the end
+    turns = [time for span in zip(active, inactive, strict=False) for time in span]
+    if len(active) != len(inactive) or sorted(turns) != turns:
+        raise SpecError(f"{where}, inactive: must have an end for every start in active, before the next start")
+    return Presence(tuple(zip(active, inactive, strict=True)), period)
+
+
+def _times(where: str, field: str, times: Any, period: int) -> list[int]:
+    if not isinstance(times, list) or not all(type(time) is int and 0 <= time <= period for time in times):
+        raise SpecError(f"{where}, {field}: must be a list of whole seconds from 0 to finish_time = {period}")
+    return times

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..clients.cost import Cost
@@ -40,7 +40,8 @@ class Timing:
     Attributes
     ----------
     sim_s : float or None
-        From the end of the last round to the end of this one, waiting for clients included; None if no cost is known.
+        From the end of the last round to the end of this one, waiting for clients included; None if no cost is known and
+        nobody was waited for.
     waited_s : float
         How long nobody, or too few, were there.
     energy_low_j, energy_high_j : float or None
@@ -80,12 +81,14 @@ class Clock:
     fleet: Fleet
     per_round: int
     now_s: float = 0.0
-    _waited_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._began_s = self.now_s  # when the round in work began; `now_s` is later once clients were waited for
 
     @property
     def asked(self) -> int:
         """How many clients a round asks."""
-        return math.ceil(self.per_round * (1 + (self.options.over_select or 0.0)))
+        return self.options.asked(self.per_round)
 
     def present(self, clients: Sequence[int]) -> list[int]:
         """Return who of some clients is there, after waiting until they are as many as a round asks.
@@ -95,17 +98,16 @@ class Clock:
         RoundError
             If so many are never there together.
         """
-        wanted, started = min(self.asked, len(clients)), self.now_s
+        wanted = min(self.asked, len(clients))
         while len(there := [c for c in clients if self.fleet.presence[c].until(self.now_s) > self.now_s]) < wanted:
             later = [self.fleet.presence[c].next(self.now_s) for c in clients if c not in set(there)]
-            upcoming = sorted(time for time in later if time > self.now_s)
-            if not upcoming or self.now_s - started > self._horizon_s(clients):
+            upcoming = sorted(time for time in later if self.now_s < time < math.inf)
+            if not upcoming or self.now_s - self._began_s > self._horizon_s(clients):
                 raise RoundError(
                     f"hardware.trace: never are {wanted} clients there at once ({len(there)} at {self.now_s:.0f} s); "
                     "ask fewer with federation.per_round"
                 )
             self.now_s = upcoming[0]
-        self._waited_s = self.now_s - started
         return there
 
     def _horizon_s(self, clients: Sequence[int]) -> float:
@@ -131,10 +133,12 @@ class Clock:
         sim_s = straggler.total_s if straggler else None
         if self.options.deadline_s is not None and dropped:
             sim_s = self.options.deadline_s
-        waited_s, self._waited_s = self._waited_s, 0.0
-        self.now_s += sim_s or 0.0
+        waited_s = self.now_s - self._began_s
+        if waited_s:
+            sim_s = waited_s + (sim_s or 0.0)
+        self.now_s = self._began_s = self._began_s + (sim_s or 0.0)  # as `restored` sums, to the last digit
         return Timing(
-            sim_s=None if sim_s is None else sim_s + waited_s,
+            sim_s=sim_s,
             waited_s=waited_s,
             energy_low_j=sum(p.energy_low_j for p in known) if known else None,
             energy_high_j=sum(p.energy_high_j for p in known) if known else None,
@@ -162,5 +166,7 @@ class Clock:
 
 def restored(clock: Clock, lines: Sequence[Mapping[str, Any]]) -> Clock:
     """Return a clock moved to the end of some rounds of a record."""
-    clock.now_s = sum(line["sim_s"] or 0.0 for line in lines)
-    return clock
+    now_s = 0.0
+    for line in lines:
+        now_s += line["sim_s"] or 0.0
+    return replace(clock, now_s=now_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -142,9 +141,9 @@ def setting(bench: Workbench, roster: Roster) -> Setting:
     """Say what the strategy's server side may know of the experiment."""
     spec, data = bench.spec, bench.data
     known = {"shape_CHW": data.shape_CHW, "classes": data.classes, "privacy": spec.privacy}
-    more = spec.hardware.over_select or 0.0 if spec.hardware else 0.0
-    asked = min(len(roster.trainable), math.ceil(spec.federation.per_round * (1 + more)))
-    cohort = {"clients": len(roster.trainable), "per_round": asked}
+    wanted = spec.federation.per_round
+    asked = spec.hardware.asked(wanted) if spec.hardware else wanted
+    cohort = {"clients": len(roster.trainable), "per_round": min(len(roster.trainable), asked)}
     return Setting(seed=spec.seed, model=spec.model_options(), train=spec.train, **known, **cohort)  # type: ignore[arg-type]
 
 

@@ -37,8 +37,20 @@ def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["FEDCOSIM_CACHE"] = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the user's own devices out of the tests; yield the file, of processes to come too, in which tests can put theirs."""
+    path, before = tmp_path_factory.mktemp("devices") / "devices.toml", os.environ.get("FEDCOSIM_DEVICES")
+    os.environ["FEDCOSIM_DEVICES"] = str(path)
+    yield path
+    if before is None:
+        del os.environ["FEDCOSIM_DEVICES"]
+    else:
+        os.environ["FEDCOSIM_DEVICES"] = before
+
+
 @pytest.fixture(scope="session")
-def local_ray(data_cache: None) -> Iterator[None]:
+def local_ray(data_cache: None, own_devices: Path) -> Iterator[None]:
     """Ray on this machine, with room for the grids of several test modules."""
     start_ray("local", 4)
     yield

@@ -1,0 +1,122 @@
+"""What a client's work would have cost, as the reply of a real ClientApp tells it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from flwr.common.constant import ErrorCode
+from small import small
+
+from fedcosim.clients.cost import LEFT_OUT, Cost
+from fedcosim.clients.work import observed
+from fedcosim.clients.worker import COST
+from fedcosim.core.errors import SpecError
+from fedcosim.hwsim.devices import devices
+from fedcosim.hwsim.roofline.estimate import estimate
+from fedcosim.hwsim.simulator import HwsimError
+
+PI = "hardware.devices.raspberry-pi-5=1"
+
+
+def spec(*overrides: str):
+    return small("fedavg", "model={name='lenet'}", "train.epochs=2", *overrides)
+
+
+@pytest.fixture
+def matchbox(own_devices: Path, request) -> str:
+    """The name of a device with 100 kB of memory, of this test alone: processes remember what devices can do."""
+    name = f"matchbox-of-{request.node.name}"
+    origin = "kind = 'derived', source = 'this test'"
+    figures = {"peak.fp32": "1e9", "memory_bytes_per_s": "1e9", "memory_bytes": "100_000"}
+    before = own_devices.read_text() if own_devices.exists() else ""
+    lines = [f"[{name}]", *(f"{field} = {{ value = {value}, {origin} }}" for field, value in figures.items())]
+    own_devices.write_text("\n".join([before, *lines, ""]))
+    return name
+
+
+@pytest.fixture
+def deaf_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_the_reply_tells_what_the_steps_cost(one_client):
+    """The oracle listens to the same work and prices it itself, step by step."""
+    client = one_client(spec(PI))
+    with observed() as done:
+        reply = client.ask(0)
+    assert done == []  # the innermost listener hears it, and nobody else
+    priced = Cost.of(reply.content)
+    with observed() as done:
+        one_client(spec()).ask(0)
+    (work,) = done
+    report = estimate("raspberry-pi-5", devices()["raspberry-pi-5"], work.step)
+    assert priced.compute_s == pytest.approx(work.steps * report.time_s)
+    assert priced.energy_low_j == pytest.approx(work.steps * report.energy_low_j)
+    assert priced.energy_high_j == pytest.approx(work.steps * report.energy_high_j)
+    assert priced.memory_bytes == report.memory.total_bytes
+    assert 0 < priced.energy_low_j <= priced.energy_high_j <= devices()["raspberry-pi-5"].max_power_w * priced.compute_s
+
+
+def test_more_epochs_cost_more_in_proportion(one_client):
+    two, six = (Cost.of(one_client(spec(PI, f"train.epochs={n}")).ask(0).content) for n in (2, 6))
+    assert six.compute_s == pytest.approx(3 * two.compute_s)
+    assert six.memory_bytes == two.memory_bytes
+
+
+def test_only_training_is_priced(one_client):
+    client = one_client(spec(PI))
+    assert COST not in client.ask(0, "evaluate").content
+    assert COST not in client.ask(0, "query").content
+    assert COST not in one_client(spec()).ask(0).content
+
+
+def test_a_device_that_is_too_small_fails_its_client(one_client, matchbox):
+    """The figures are checked against the cost of the same work on a device with room for it."""
+    needs = Cost.of(one_client(spec(PI)).ask(3).content).memory_bytes
+    reply = one_client(spec(f"hardware.devices.{matchbox}=1")).ask(3)
+    assert reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    needs, has, lacks = (f"{size / 1e9:.3g} GB" for size in (needs, 100_000, needs - 100_000))
+    assert reply.error.reason == (
+        f"client 3: training needs {needs} of memory, its device {matchbox} has {has}: {lacks} are missing"
+    )
+
+
+def test_it_is_left_out_where_the_experiment_says_so(one_client, matchbox):
+    reply = one_client(spec(f"hardware.devices.{matchbox}=1", "hardware.on_memory=skip")).ask(3)
+    assert reply.error.code == LEFT_OUT
+    assert "are missing" in reply.error.reason
+
+
+def test_nobody_at_the_endpoint_fails_the_client(one_client, deaf_port):
+    silent = spec(PI, f"hardware.endpoint='127.0.0.1:{deaf_port}'", "hardware.patience_s=0.1")
+    with pytest.raises(HwsimError) as error:
+        one_client(silent).ask(0)
+    assert error.value.code == "UNAVAILABLE"
+
+
+def test_or_leaves_it_at_an_unknown_cost(one_client, deaf_port):
+    """Its update is what it would have been."""
+    silent = spec(PI, f"hardware.endpoint='127.0.0.1:{deaf_port}'", "hardware.patience_s=0.1", "hardware.on_error=skip")
+    reply = one_client(silent).ask(0)
+    assert all(value != value for value in vars(Cost.of(reply.content)).values())
+    arrays = {key: array.data for key, array in reply.content["arrays"].items()}
+    alone = one_client(spec()).ask(0)
+    assert arrays == {key: array.data for key, array in alone.content["arrays"].items()}
+
+
+def test_an_authority_that_cannot_be_read_is_a_sentence(one_client, deaf_port):
+    secret = spec(PI, f"hardware.endpoint='127.0.0.1:{deaf_port}'", "hardware.root_ca=nowhere.pem")
+    with pytest.raises(SpecError, match=r"nowhere\.pem: cannot be read \(No such file"):
+        one_client(secret).ask(0)
+
+
+def test_known_and_unknown_costs_have_the_same_types():
+    """Replies of a chunk are merged into columns, and a record's lists hold one type."""
+    nan = float("nan")
+    known, unknown = Cost(1.0, 2.0, 3.0, 4).to_record(), Cost(nan, nan, nan, nan).to_record()
+    assert {name: type(value) for name, value in known.items()} == {name: type(value) for name, value in unknown.items()}
