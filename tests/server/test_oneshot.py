@@ -133,7 +133,10 @@ def test_more_rounds_than_one_are_refused():
         (["strategy.samples=9"], "strategy.samples = 9: the data have 10 classes"),
         (["strategy.generator.unshuffle=3"], "strategy.generator.unshuffle = 3"),
         (["privacy.epsilon=10", "privacy.delta=0.01"], "privacy.delta = 0.01: client 0 has"),
-        (["privacy.epsilon=10", "strategy.generator.batch_size=5000"], "batch_size = 5000 (of train or strategy.generator): more than half"),
+        (
+            ["privacy.epsilon=10", "strategy.generator.batch_size=5000"],
+            "batch_size = 5000 (of train or strategy.generator): more than half",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_starts(overrides, sentence, runs):
