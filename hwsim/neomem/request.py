@@ -32,6 +32,8 @@ class NeoMemRequest(Options):
     """A generated trace."""
     trace_id: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """A trace that was uploaded."""
+    repeats: Annotated[int, Field(ge=1, le=10**6)] = 1
+    """Times that the uploaded trace is run, one after the other."""
     platform: PlatformOptions = PlatformOptions(fast_to_slow=0.5)
     """The machine."""
     access: AccessOptions = AccessOptions()
@@ -64,6 +66,8 @@ class NeoMemRequest(Options):
         given = [name for name in ("training", "synthetic", "trace_id") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of training, synthetic and trace_id, not {' and '.join(given) or 'none'}")
+        if self.repeats > 1 and self.trace_id is None:
+            raise ValueError(f"repeats = {self.repeats}: is for trace_id; other workloads have a length of their own")
         if self.scale is not None and self.scale & (self.scale - 1):
             raise ValueError(f"scale = {self.scale}: not a power of two")
         return self

@@ -12,7 +12,7 @@ import hashlib
 import threading
 import zipfile
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -66,6 +66,12 @@ class Trace:
         digest.update(np.ascontiguousarray(self.pages_N, "<i4").data)
         digest.update(np.packbits(self.writes_N).data)
         return digest.hexdigest()
+
+    def repeated(self, times: int) -> Trace:
+        """Return the trace, one time after the other."""
+        if times == 1:
+            return self
+        return replace(self, pages_N=np.tile(self.pages_N, times), writes_N=np.tile(self.writes_N, times))
 
     @property
     def nbytes(self) -> int:

@@ -9,7 +9,7 @@ from ..simulator import HwsimError
 from . import generators, training
 from .machine import Access, auto_scale
 from .request import NeoMemRequest
-from .traces import LINE_BYTES, Trace, TraceStore
+from .traces import LINE_BYTES, MAX_ACCESSES, Trace, TraceStore
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ def workload(request: NeoMemRequest, traces: TraceStore) -> Workload:
     Raises
     ------
     HwsimError
-        NOT_FOUND if the trace is not in the store; INVALID_ARGUMENT if its pages have another size than the platform's.
+        NOT_FOUND if the trace is not in the store; INVALID_ARGUMENT if its pages have another size than the platform's;
+        RESOURCE_EXHAUSTED if it would be repeated too often.
     """
     if request.training is not None:
         return _training(request, request.training)
@@ -53,8 +54,16 @@ def _uploaded(request: NeoMemRequest, trace: Trace) -> Workload:
             f"platform.page_bytes = {request.platform.page_bytes}: the trace has pages of {trace.page_bytes} bytes",
             field="platform.page_bytes",
         )
+    if len(trace) * request.repeats > MAX_ACCESSES:
+        raise HwsimError(
+            f"repeats = {request.repeats}: makes {len(trace) * request.repeats} accesses; choose at most "
+            f"{MAX_ACCESSES // len(trace)}",
+            "RESOURCE_EXHAUSTED",
+            "repeats",
+        )
     kind = "default" if trace.access_bytes == LINE_BYTES else "training"
-    return Workload(request.scale or 1, trace.pages, Access.settle(request.access, kind, trace.access_bytes), lambda: trace)
+    access = Access.settle(request.access, kind, trace.access_bytes)
+    return Workload(request.scale or 1, trace.pages, access, lambda: trace.repeated(request.repeats))
 
 
 def _synthetic(request: NeoMemRequest, options: generators.SyntheticOptions) -> Workload:

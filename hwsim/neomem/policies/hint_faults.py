@@ -6,8 +6,8 @@ threshold that is adapted so that promotions meet a rate limit. TPP (Maruf et al
 fault activates a page, the second promotes it; and it demotes early, so that some fast memory is always free. Both promote in
 the thread that faults, page by page.
 
-Ours: pages are promoted at the end of the epoch of their fault; a scan period halves after a period with promotions and grows
-by half after one without.
+Ours: pages are promoted at the end of the epoch of their fault; a scan period halves after one in which slow pages faulted and
+grows by half after one in which none did.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class HintFaults(Policy):
         self._next_scan_ps = round(options.scan_delay_ms * 1e9)
         self._stretch = max(1, round(system.pages(options.scan_bytes)))
         self._cursor = 0
-        self._promoted_at_scan = 0
+        self._faulted = False
         self.marked_ps_P = np.zeros(system.machine.pages, np.int64)
         self._faults: list[NDArray[np.int64]] = []
 
@@ -83,6 +83,7 @@ class HintFaults(Policy):
         if self._faults:
             faults_N = np.concatenate(self._faults)
             self._faults = []
+            self._faulted = True
             system.costs.work("fault", len(faults_N) * system.machine.scale * constant("cost.hint_fault_ns"))
             system.memory.promote(system.memory.nominate(self.hot(faults_N, now_ps)))
         if now_ps >= self._next_scan_ps:
@@ -101,9 +102,8 @@ class HintFaults(Policy):
         slow_N = pages_N[memory.state_P[pages_N] & (FAST | UNTOUCHED) == 0]
         memory.state_P[slow_N] |= MARKED
         self.marked_ps_P[slow_N] = now_ps
-        useful = memory.promoted > self._promoted_at_scan
-        self._promoted_at_scan = memory.promoted
-        period_ps = self._period_ps // 2 if useful else self._period_ps * 3 // 2
+        period_ps = self._period_ps // 2 if self._faulted else self._period_ps * 3 // 2
+        self._faulted = False
         self._period_ps = min(self._max_ps, max(self._min_ps, period_ps))
         self._next_scan_ps = now_ps + self._period_ps
 
