@@ -124,7 +124,8 @@ class Simulation:
         self.position = self.clock_ps = 0
         self.counts = np.zeros((2, 2), np.int64)
         self._epochs: list[tuple[float, ...]] = []
-        self._moved_before = 0
+        self._settled = (0, self.counts.copy(), 0)
+        self._latency_ns = self.system.load.latency_ns
         self._touched_P = np.empty(built.pages, np.int64)
         self._faults_P = np.empty(built.pages, np.int64)
         self._start = self._snapshot()
@@ -160,15 +161,17 @@ class Simulation:
             if self.position < warmup:
                 limit = min(limit, warmup)
             self._advance(min(limit, self.position + self.batch), next_ps)
-            if self.clock_ps >= next_ps or self.position == limit:
-                self._end_epoch()
+            time_is_up = self.clock_ps >= next_ps
+            if time_is_up:
+                self._settle_load()
                 next_ps = (self.clock_ps // system.machine.tick_ps + 1) * system.machine.tick_ps
+            if time_is_up or self.position == limit:
+                self._end_epoch()
                 self._begin_epoch()
             yield
 
     def _begin_epoch(self) -> None:
-        self._epoch_ps = self.clock_ps
-        self._epoch_counts = self.counts.copy()
+        self._epoch = (self.clock_ps, self.counts.sum(axis=1))
         self._epoch_faults = 0
         self.clock_ps += self.system.costs.take()
 
@@ -201,23 +204,25 @@ class Simulation:
             memory.allocated(self._touched_P[:touched])
         self.policy.observe(start, self.position, start_ps, self._faults_P[:faults])
 
+    def _settle_load(self) -> None:
+        """Let the tiers' load follow what a tick's time has moved, migrations among it."""
+        system, (begun_ps, counts, moved) = self.system, self._settled
+        self._settled = (self.clock_ps, self.counts.copy(), system.costs.moved_pages)
+        moved_bytes = (self.counts - counts) * (system.machine.access.bytes * system.machine.scale)
+        # a migrated page is read on one tier and written on the other; as many go up as down, or nearly
+        copied_bytes = (system.costs.moved_pages - moved) * (system.machine.page_bytes * system.machine.scale) / 2
+        (slow_read, slow_written), (fast_read, fast_written) = (moved_bytes + copied_bytes).tolist()
+        system.load.observe((slow_read, fast_read), (slow_written, fast_written), (self.clock_ps - begun_ps) * 1e-12)
+
     def _end_epoch(self) -> None:
-        """Let the policy act, and settle the load for the next epoch."""
-        system = self.system
-        elapsed_ps = self.clock_ps - self._epoch_ps
-        (slow_reads, slow_writes), (fast_reads, fast_writes) = (self.counts - self._epoch_counts).tolist()
-        slow_ns, fast_ns = system.load.latency_ns
-        slow, fast = slow_reads + slow_writes, fast_reads + fast_writes
+        """Note what the epoch came to, and let the policy act."""
+        system, (begun_ps, counts) = self.system, self._epoch
+        slow, fast = (self.counts.sum(axis=1) - counts).tolist()
+        slow_ns, fast_ns = self._latency_ns
         self._epochs.append((self.clock_ps, slow, fast, slow_ns, fast_ns, self._epoch_faults, *self.policy.state()))
-        if elapsed_ps:
-            size = system.machine.access.bytes * system.machine.scale
-            copied = (system.costs.moved_pages - self._moved_before) * system.machine.page_bytes * system.machine.scale / 2
-            read_bytes = slow_reads * size + copied, fast_reads * size + copied
-            write_bytes = slow_writes * size + copied, fast_writes * size + copied
-            system.load.observe(read_bytes, write_bytes, elapsed_ps * 1e-12)
-        self._moved_before = system.costs.moved_pages
+        self._latency_ns = system.load.latency_ns
         if self.position < len(system.trace):
-            self.policy.tick(self.position, self.clock_ps, elapsed_ps)
+            self.policy.tick(self.position, self.clock_ps, self.clock_ps - begun_ps)
         system.memory.tick += 1
 
     def _snapshot(self) -> tuple[NDArray[np.int64], dict[str, int], dict[str, int], float, int]:
