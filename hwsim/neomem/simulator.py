@@ -154,8 +154,8 @@ class Simulation:
     def steps(self) -> Iterator[None]:
         """Advance the run, by a part of an epoch or to the end of one, at each iteration."""
         system, trace = self.system, self.system.trace
-        next_ps, warmup = system.machine.tick_ps, system.request.warmup_accesses
-        self._begin_epoch()
+        warmup = system.request.warmup_accesses
+        next_ps = self._begin_epoch()
         while self.position < len(trace):
             limit = min(self.policy.horizon(self.position), len(trace))
             if self.position < warmup:
@@ -164,16 +164,18 @@ class Simulation:
             time_is_up = self.clock_ps >= next_ps
             if time_is_up:
                 self._settle_load()
-                next_ps = (self.clock_ps // system.machine.tick_ps + 1) * system.machine.tick_ps
             if time_is_up or self.position == limit:
                 self._end_epoch()
-                self._begin_epoch()
+                next_ps = self._begin_epoch()
             yield
 
-    def _begin_epoch(self) -> None:
+    def _begin_epoch(self) -> int:
+        """Let what was charged pass; return when the epoch ends, which leaves time for one access at least."""
         self._epoch = (self.clock_ps, self.counts.sum(axis=1))
         self._epoch_faults = 0
         self.clock_ps += self.system.costs.take()
+        tick_ps = self.system.machine.tick_ps
+        return (self.clock_ps // tick_ps + 1) * tick_ps
 
     def _advance(self, stop: int, until_ps: int) -> None:
         """Let the kernel take accesses, and show them to the policy."""
