@@ -87,8 +87,8 @@ class NeoProf:
     Parameters
     ----------
     options : NeoProfOptions
-    pages : int
-        Page numbers are below this.
+    keys_P : array of integers, shape (P,)
+        The page number on the device, which is hashed, of each page.
     scale : int
         By how much everything is shrunk, a power of two.
 
@@ -98,12 +98,12 @@ class NeoProf:
         Registers the host has read.
     """
 
-    def __init__(self, options: NeoProfOptions, pages: int, scale: int = 1) -> None:
+    def __init__(self, options: NeoProfOptions, keys_P: NDArray[np.integer], scale: int = 1) -> None:
         self.options = options
         self.columns = max(1, options.columns // scale)
         self.theta = 0
         self.mmio_reads = 0
-        columns_PD = h3(np.arange(pages), h3_matrix(options.hash_seed, options.rows, self.columns))
+        columns_PD = h3(keys_P, h3_matrix(options.hash_seed, options.rows, self.columns))
         self._entries_PD = (columns_PD + np.arange(options.rows, dtype=np.uint32) * np.uint32(self.columns)).astype(np.int32)
         self._counts = np.zeros(options.rows * self.columns, np.uint32)
         self._hot = np.zeros(options.rows * self.columns, np.bool_)

@@ -1,6 +1,8 @@
 """NeoMem: the profiler in the device tells which pages are hot, the daemon when to listen and what to move.
 
-Ours: hot pages that the quota or the one migration thread has no time for wait in the host, oldest first.
+Ours: where a page lies in the device is drawn at random, as pages that are neighbours in a program are not in physical memory
+(an H3 hash, being linear, would let neighbours collide all or not at all). Hot pages that the quota or the one migration
+thread has no time for wait in the host, oldest first.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ class NeoMem(Policy):
     def __init__(self, system: System) -> None:
         super().__init__(system)
         request, machine = system.request, system.machine
-        self.device = NeoProf(request.neoprof, machine.pages, machine.scale)
+        frames_P = np.random.default_rng(request.seed).permutation(machine.pages)
+        self.device = NeoProf(request.neoprof, frames_P, machine.scale)
         self.daemon = Daemon(self.device, request.neomem, request.profile, system.pages(1))
         self._interval_ps = round(request.neomem.value("interval_ms", request.profile) * 1e9)
         self._next_ps = self._interval_ps

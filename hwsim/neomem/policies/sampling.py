@@ -89,15 +89,15 @@ class Pebs(Sampler):
             self._pages.append(pages_N)
 
     def tick(self, position: int, now_ps: int, elapsed_ps: int) -> None:
-        """Promote the slow ones of the samples that the collector has managed to read; unread time does not accumulate."""
+        """Promote the slow ones of the samples that the collector has managed to read; taking one costs, read or not."""
         self._budget = min(self._budget, 1.0) + elapsed_ps * self._samples_per_ps
         if not self._pages:
             return
-        pages_N = np.concatenate(self._pages)[: int(self._budget)]
+        system, taken_N = self.system, np.concatenate(self._pages)
         self._pages = []
+        system.costs.work("sample", len(taken_N) * system.machine.scale * constant("cost.sample_ns"))
+        pages_N = taken_N[: int(self._budget)]
         self._budget -= len(pages_N)
-        system = self.system
-        system.costs.work("sample", len(pages_N) * system.machine.scale * constant("cost.sample_ns"))
         _, first = np.unique(pages_N, return_index=True)
         system.memory.promote(system.memory.nominate(pages_N[np.sort(first)]))
 

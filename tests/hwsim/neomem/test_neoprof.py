@@ -105,7 +105,7 @@ def test_rows_hash_differently():
 def test_device_does_what_a_plain_model_does(pages, theta, bits, overflow, rows):
     """Counts, reports in their order, and losses, for any stream and geometry."""
     options = SMALL.model_copy(update={"rows": rows, "counter_bits": bits, "overflow": overflow})
-    device = NeoProf(options, PAGES)
+    device = NeoProf(options, np.arange(PAGES))
     device.set_threshold(theta)
     feed(device, pages)
     columns_PD = h3(np.arange(PAGES), h3_matrix(options.hash_seed, rows, 64))
@@ -122,7 +122,7 @@ def test_device_does_what_a_plain_model_does(pages, theta, bits, overflow, rows)
 def test_sketch_never_under_estimates_what_it_was_fed(pages, data):
     """Fed are reads without repeats; against raw accesses the claim would be false."""
     writes = data.draw(arrays(np.uint8, len(pages), elements=st.integers(0, 1)))
-    device = NeoProf(SMALL, PAGES)
+    device = NeoProf(SMALL, np.arange(PAGES))
     feed(device, pages, writes)
     exact = Counter(without_repeats(pages[writes == 0].tolist()))
     assert device.fed == exact.total()
@@ -132,7 +132,7 @@ def test_sketch_never_under_estimates_what_it_was_fed(pages, data):
 
 def test_repeats_of_a_page_count_once():
     """A page that is streamed through would look as hot as it has lines."""
-    device = NeoProf(SMALL, PAGES)
+    device = NeoProf(SMALL, np.arange(PAGES))
     feed(device, [4] * 58_000)
     assert device.estimate(np.array([4])) == 1
     assert device.duplicates == 57_999
@@ -142,7 +142,7 @@ def test_error_is_bounded_as_the_theory_says():
     """At 4 pages a column and 10 M accesses: classical bound 2N/W, and the median bound of section 4."""
     columns, pages, accesses = 4096, 16_384, 10_000_000
     stream_N = np.random.default_rng(3).integers(0, pages, accesses, np.int32)
-    device = NeoProf(NeoProfOptions(columns=columns, counter_bits=32, dedup=False), pages)
+    device = NeoProf(NeoProfOptions(columns=columns, counter_bits=32, dedup=False), np.arange(pages))
     device.set_threshold(2**32 - 2)
     device.feed(stream_N, np.zeros(accesses, np.uint8), np.full(pages, SLOW, np.uint8))
     error_P = device.estimate(np.arange(pages)).astype(np.int64) - np.bincount(stream_N, minlength=pages)
@@ -155,7 +155,7 @@ def test_pages_that_collide_with_none_are_counted_exactly():
     """Where two pages share no column there is nothing to over-estimate by."""
     columns_PD = h3(np.arange(PAGES), h3_matrix(SMALL.hash_seed, 2, 64))
     _, chosen = np.unique(columns_PD[:, 0], return_index=True)
-    device = NeoProf(SMALL.model_copy(update={"dedup": False}), PAGES)
+    device = NeoProf(SMALL.model_copy(update={"dedup": False}), np.arange(PAGES))
     feed(device, np.random.default_rng(0).permutation(np.repeat(chosen, 5)))
     assert len(chosen) > 5
     assert (device.estimate(chosen) == 5).all()
@@ -171,7 +171,7 @@ def test_histogram_has_the_hardware_s_edges():
 )
 def test_histogram_puts_counts_into_their_bins(value, bin_):
     """Lower edges belong to the bin, and the last has no end."""
-    device = NeoProf(SMALL.model_copy(update={"dedup": False}), PAGES)
+    device = NeoProf(SMALL.model_copy(update={"dedup": False}), np.arange(PAGES))
     device.set_threshold(65535)
     feed(device, [5] * value)
     bins = histogram(device)
@@ -185,18 +185,18 @@ def test_histogram_puts_counts_into_their_bins(value, bin_):
 @given(pages=streams)
 def test_histogram_counts_every_counter(pages):
     """Zero counters too: the threshold's quantile is one of all counters."""
-    device = NeoProf(SMALL, PAGES)
+    device = NeoProf(SMALL, np.arange(PAGES))
     feed(device, pages)
     assert sum(histogram(device)) == 64
 
 
 def test_page_is_reported_when_it_passes_the_threshold_once_a_clear():
     """The comparison is strict: on access theta + 1, not theta; and a report is not repeated."""
-    device = NeoProf(SMALL, PAGES)
+    device = NeoProf(SMALL, np.arange(PAGES))
     device.set_threshold(3)
     feed(device, [7, 1, 7, 1, 7, 1][::1])
     assert hot_pages(device) == []
-    device = NeoProf(SMALL.model_copy(update={"dedup": False}), PAGES)
+    device = NeoProf(SMALL.model_copy(update={"dedup": False}), np.arange(PAGES))
     device.set_threshold(3)
     for access in range(1, 10):
         feed(device, [7])
@@ -208,7 +208,7 @@ def test_page_is_reported_when_it_passes_the_threshold_once_a_clear():
 
 def test_reports_beyond_the_fifo_are_counted_and_stay_lost_until_a_clear():
     """The hardware has no back-pressure, and the hot bits of a lost page remain set."""
-    device = NeoProf(NeoProfOptions(columns=4096, fifo_entries=8, dedup=False), PAGES)
+    device = NeoProf(NeoProfOptions(columns=4096, fifo_entries=8, dedup=False), np.arange(PAGES))
     feed(device, range(20))
     assert device.nr_hotpages() == 8
     assert device.dropped == 12
@@ -222,7 +222,7 @@ def test_reports_beyond_the_fifo_are_counted_and_stay_lost_until_a_clear():
 
 def test_set_threshold_clears_all_but_the_state_monitor_and_reset_clears_that_too():
     """The register map: 0x300 keeps the bandwidth counters, 0x200 does not."""
-    device = NeoProf(SMALL, PAGES)
+    device = NeoProf(SMALL, np.arange(PAGES))
     device.pass_time(0.01, 0.5, 0.25)
     feed(device, [1, 2, 3])
     device.start_hist()
@@ -242,7 +242,7 @@ def test_set_threshold_clears_all_but_the_state_monitor_and_reset_clears_that_to
 
 def test_state_monitor_samples_every_101_cycles():
     """10 ms at 400 MHz are 4 M cycles."""
-    device = NeoProf(SMALL, PAGES)
+    device = NeoProf(SMALL, np.arange(PAGES))
     device.pass_time(0.01, 0.5, 0.25)
     assert device.state_counts() == (39604, 19802, 9901)
     device.set_state_interval(0)
@@ -254,17 +254,17 @@ def test_state_monitor_samples_every_101_cycles():
 def test_device_sees_reads_of_slow_memory_only():
     """It sits behind the CXL link, and counts no writes."""
     state = [FAST if page < 32 else SLOW for page in range(PAGES)]
-    device = NeoProf(SMALL, PAGES)
+    device = NeoProf(SMALL, np.arange(PAGES))
     feed(device, [1, 40, 2, 50], [0, 0, 0, 1], state)
     assert device.fed == 1
-    device = NeoProf(SMALL.model_copy(update={"count_writes": True}), PAGES)
+    device = NeoProf(SMALL.model_copy(update={"count_writes": True}), np.arange(PAGES))
     feed(device, [1, 40, 2, 50], [0, 0, 0, 1], state)
     assert device.fed == 2
 
 
 def test_counting_pauses_while_the_histogram_is_read():
     """A counter a cycle: 524288 of them take 1.3 ms, in which accesses pass unseen."""
-    device = NeoProf(NeoProfOptions(dedup=False), PAGES)
+    device = NeoProf(NeoProfOptions(dedup=False), np.arange(PAGES))
     device.start_hist(now_ps=0)
     pages_N, state_P = np.arange(64, dtype=np.int32), np.full(PAGES, SLOW, np.uint8)
     device.feed(pages_N, np.zeros(64, np.uint8), state_P, start_ps=0, cost_ps=(100_000_000, 1))
@@ -275,7 +275,7 @@ def test_counting_pauses_while_the_histogram_is_read():
 @given(interval=st.integers(1, 9))
 def test_sampling_looks_at_one_cycle_in_interval_plus_one(interval):
     """The sampler is one of time, so it takes accesses as if at random."""
-    device = NeoProf(SMALL.model_copy(update={"dedup": False}), PAGES)
+    device = NeoProf(SMALL.model_copy(update={"dedup": False}), np.arange(PAGES))
     device.set_page_sample_interval(interval)
     feed(device, np.arange(20_000) % PAGES)
     expected = 20_000 / (interval + 1)
@@ -285,4 +285,4 @@ def test_sampling_looks_at_one_cycle_in_interval_plus_one(interval):
 def test_popping_more_than_waits_is_an_error():
     """The host reads the count first."""
     with pytest.raises(IndexError, match="1 hot pages asked for, 0 wait"):
-        NeoProf(SMALL, PAGES).pop_hotpage()
+        NeoProf(SMALL, np.arange(PAGES)).pop_hotpage()
