@@ -1,6 +1,6 @@
 """The NeoMem simulator against what is known, and how fast it is.
 
-    python benchmarks/neomem.py                       # everything: about five minutes on one core
+    python benchmarks/neomem.py                       # everything: about ten minutes on one core
     python benchmarks/neomem.py --quick               # small runs, to see that it works
     python benchmarks/neomem.py --only logs,speed --json results.json
 
@@ -129,8 +129,8 @@ def logs(bench: Bench) -> Table:
 
 def per_second(run: Outcome, scale: int) -> np.ndarray:
     """Return millions of real accesses in each full second."""
-    seconds = (run.epochs_TF[:, 0] * 1e-12).astype(int)
-    return np.bincount(seconds, run.epochs_TF[:, 1] + run.epochs_TF[:, 2])[:-1] * scale / 1e6
+    seconds = (run.epochs_TF[:, 1] * 1e-12).astype(int)
+    return np.bincount(seconds, run.epochs_TF[:, 2] + run.epochs_TF[:, 3])[:-1] * scale / 1e6
 
 
 def suite(bench: Bench) -> Table:
@@ -161,20 +161,18 @@ def shapes(bench: Bench) -> Table:
     columns = [2**bits for bits in range(14, 21)]
     thetas: list[dict[str, Any]] = [{"neomem": {"threshold": "fixed", "theta0": theta}} for theta in (1, 2, 5, 10, 50, 200)]
     quotas = [2**20 * mb for mb in (32, 64, 128, 256, 512, 1024)]
-    first: list[list[float]] = []
-    for trace in SUITE.values():
-        request = bench.request(trace)
-        variants: list[dict[str, Any]] = [{"neoprof": {"columns": count}} for count in columns]
-        variants += [{"neomem": {"quota_bytes_per_s": quota}} for quota in quotas]
-        variants += [{}, *thetas]
-        (reference,) = bench.runs(request, ["first_touch"])
-        first.append([reference.total_ps / run.total_ps for run in bench.runs(request, ["neomem"], variants)])
-    means = [geomean(column) for column in zip(*first, strict=True)]
+    variants: list[dict[str, Any]] = [{"neoprof": {"columns": count}} for count in columns]
+    variants += [{"neomem": {"quota_bytes_per_s": quota}} for quota in quotas]
+    variants += [{}, *thetas]
+    by_seed = []
+    for seed in bench.seeds:
+        gains = [_gains(bench, bench.request(trace, seed=seed), "neomem", variants) for trace in SUITE.values()]
+        by_seed.append([geomean(column) for column in zip(*gains, strict=True)])
     names = [f"columns {count}" for count in columns] + [f"quota {quota >> 20} MiB/s" for quota in quotas]
     names += ["threshold dynamic", *(f"threshold fixed {theta['neomem']['theta0']}" for theta in thetas)]
     table = [
-        {"varied": name, "trace": "suite, geometric mean", "over first touch": round(mean, 3)}
-        for name, mean in zip(names, means, strict=True)
+        {"varied": name, "trace": "suite, geometric mean", "over first touch": spread(column)}
+        for name, column in zip(names, np.array(by_seed).T, strict=True)
     ]
     return (
         table
@@ -183,14 +181,19 @@ def shapes(bench: Bench) -> Table:
     )
 
 
-def _sweep(bench: Bench, trace: str, policy: str, section: str, field: str, values: Iterable[float]) -> Table:
-    request = bench.request(SUITE[trace])
+def _gains(bench: Bench, request: NeoMemRequest, policy: str, variants: list[dict[str, Any]]) -> list[float]:
+    """Return the speed of a policy's variants over first touch."""
     (reference,) = bench.runs(request, ["first_touch"])
+    return [reference.total_ps / run.total_ps for run in bench.runs(request, [policy], variants)]
+
+
+def _sweep(bench: Bench, trace: str, policy: str, section: str, field: str, values: Iterable[float]) -> Table:
     values = list(values)
-    runs = bench.runs(request, [policy], [{section: {field: value}} for value in values])
+    variants = [{section: {field: value}} for value in values]
+    by_seed = np.array([_gains(bench, bench.request(SUITE[trace], seed=seed), policy, variants) for seed in bench.seeds])
     return [
-        {"varied": f"{policy} {field} {value}", "trace": trace, "over first touch": round(reference.total_ps / run.total_ps, 3)}
-        for value, run in zip(values, runs, strict=True)
+        {"varied": f"{policy} {field} {value}", "trace": trace, "over first touch": spread(column)}
+        for value, column in zip(values, by_seed.T, strict=True)
     ]
 
 

@@ -100,7 +100,9 @@ class Load:
         self.machine = machine
         self.busy = (0.0, 0.0)
         self.utilisation = [0.0, 0.0]
-        self.idle_ps = self._costs(machine.latency_ns, bus=False)
+        self._bus_ns = tuple(machine.access.bytes / rate * 1e9 for rate in machine.bytes_per_s)
+        slow_ns, fast_ns = machine.latency_ns
+        self.idle_ps = (self._ps(slow_ns, 0.0), self._ps(fast_ns, 0.0))
         self._settle()
 
     def observe(self, read_bytes: tuple[float, float], write_bytes: tuple[float, float], seconds: float) -> None:
@@ -113,20 +115,16 @@ class Load:
         self._settle()
 
     def _settle(self) -> None:
-        slow, fast = (
-            latency * (1 + _CONTENTION * u**2 / (1 - u))
-            for latency, u in zip(self.machine.latency_ns, self.utilisation, strict=True)
-        )
-        self.latency_ns = (slow, fast)
-        self.cost_ps = self._costs(self.latency_ns, bus=True)
+        (slow_ns, fast_ns), (slow_u, fast_u) = self.machine.latency_ns, self.utilisation
+        slow_ns *= 1 + _CONTENTION * slow_u**2 / (1 - slow_u)
+        fast_ns *= 1 + _CONTENTION * fast_u**2 / (1 - fast_u)
+        self.latency_ns = (slow_ns, fast_ns)
+        self.cost_ps = (self._ps(slow_ns, self._bus_ns[0]), self._ps(fast_ns, self._bus_ns[1]))
 
-    def _costs(self, latency_ns: tuple[float, float], bus: bool) -> tuple[int, int]:
+    def _ps(self, latency_ns: float, least_ns: float) -> int:
+        """Return the time between two simulated accesses."""
         machine = self.machine
-        times = [machine.access.ns(latency, machine.threads) for latency in latency_ns]
-        if bus:
-            times = [max(ns, machine.access.bytes / rate * 1e9) for ns, rate in zip(times, machine.bytes_per_s, strict=True)]
-        slow, fast = (max(1, round(ns * machine.scale * 1000)) for ns in times)
-        return slow, fast
+        return max(1, round(max(machine.access.ns(latency_ns, machine.threads), least_ns) * machine.scale * 1000))
 
 
 def energy_j(

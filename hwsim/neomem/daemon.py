@@ -29,6 +29,8 @@ ERROR_SHARE = 0.5
 """delta^(1/D) at confidence delta = 2^-D: the sketch's error exceeds the median of a row with that probability (section 4)."""
 Share = Annotated[float, Field(gt=0, le=1)]
 
+_NONE = np.empty(0, np.int64)
+
 
 class DaemonOptions(Options):
     """NeoMem's settings; absent ones are the profile's."""
@@ -138,7 +140,8 @@ class Daemon:
 
     def collect(self) -> NDArray[np.int64]:
         """Pop all hot pages that wait in the device."""
-        return self.device.pop_hotpages(self.device.nr_hotpages())
+        waiting = self.device.nr_hotpages()
+        return self.device.pop_hotpages(waiting) if waiting else _NONE
 
     @property
     def allowance(self) -> int:

@@ -33,6 +33,7 @@ EDGES_B = np.cumsum([0, *np.repeat(2 ** np.arange(8), 8)])[:BINS]
 """Lower edges of the histogram's bins: eight groups of eight, of widths 1, 2, 4 ... 128. The last bin has no upper edge."""
 _SATURATED = 2**32 - 1  # of 32-bit registers
 _KEY_BITS = 32
+_CLOCK_HZ = constant("neoprof.clock_hz")
 
 
 class NeoProfOptions(Options):
@@ -184,7 +185,7 @@ class NeoProf:
 
     def pass_time(self, seconds: float, read_share: float, write_share: float) -> None:
         """Let the state monitor sample for some time, in which the data buses were busy for these shares."""
-        samples = round(seconds * constant("neoprof.clock_hz") / (self.options.state_interval + 1))
+        samples = round(seconds * _CLOCK_HZ / (self.options.state_interval + 1))
         gained = (samples, round(samples * min(1.0, read_share)), round(samples * min(1.0, write_share)))
         self._state = [min(_SATURATED, old + new) for old, new in zip(self._state, gained, strict=True)]
 
@@ -212,7 +213,7 @@ class NeoProf:
         """0x600: fill the histogram FIFO from row 0, all counters, zeros too; counting pauses meanwhile, a cycle a counter."""
         bins = np.searchsorted(EDGES_B, self.counts_DW[0], side="right") - 1
         self._bins = np.bincount(bins, minlength=BINS).tolist()
-        self._blind_until_ps = now_ps + round(self.options.columns / constant("neoprof.clock_hz") * 1e12)
+        self._blind_until_ps = now_ps + round(self.options.columns / _CLOCK_HZ * 1e12)
 
     def nr_hotpages(self) -> int:
         """0x200: return how many hot pages wait."""

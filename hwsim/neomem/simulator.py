@@ -74,8 +74,8 @@ class Outcome:
         Pages promoted, demoted, ping_pong, failed, and moved in all.
     stolen_s : float
         CPU time of the kernel's work.
-    epochs_TF : array of float64, shape (T, 8)
-        Of each epoch: end (ps), accesses to slow and fast memory, latencies there (ns), hint faults, threshold, share.
+    epochs_TF : array of float64, shape (T, 9)
+        Of each epoch: begin and end (ps), accesses to slow and fast memory, latencies there (ns), faults, threshold, share.
     sketch : SketchReport
     """
 
@@ -122,14 +122,19 @@ class Simulation:
         self.policy = POLICIES[policy](self.system)
         self.batch = batch
         self.position = self.clock_ps = 0
-        self.counts = np.zeros((2, 2), np.int64)
+        self._counts = (0, 0, 0, 0)
         self._epochs: list[tuple[float, ...]] = []
-        self._settled = (0, self.counts.copy(), 0)
+        self._settled = (0, self._counts, 0)
         self._latency_ns = self.system.load.latency_ns
         self._touched_P = np.empty(built.pages, np.int64)
         self._faults_P = np.empty(built.pages, np.int64)
         self._start = self._snapshot()
         self.policy.place()
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Accesses so far to slow and to fast memory, reads and writes, shape (2, 2)."""
+        return np.array(self._counts, np.int64).reshape(2, 2)
 
     def finish(self, job: Job, done: float = 0.0, share: float = 1.0) -> Outcome:
         """Run to the end of the trace, telling `job` of progress from `done` on, `share` in all."""
@@ -171,7 +176,7 @@ class Simulation:
 
     def _begin_epoch(self) -> int:
         """Let what was charged pass; return when the epoch ends, which leaves time for one access at least."""
-        self._epoch = (self.clock_ps, self.counts.sum(axis=1))
+        self._epoch = (self.clock_ps, self._counts)
         self._epoch_faults = 0
         self.clock_ps += self.system.costs.take()
         tick_ps = self.system.machine.tick_ps
@@ -199,7 +204,8 @@ class Simulation:
             self._faults_P,
         )
         count = self.position - start
-        self.counts += [[count - fast - (writes - fast_writes), writes - fast_writes], [fast - fast_writes, fast_writes]]
+        slow_writes, (a, b, c, d) = writes - fast_writes, self._counts
+        self._counts = (a + count - fast - slow_writes, b + slow_writes, c + fast - fast_writes, d + fast_writes)
         self.clock_ps += system.costs.accesses(count - fast, fast, system.load)
         self._epoch_faults += faults
         if touched:
@@ -209,19 +215,22 @@ class Simulation:
     def _settle_load(self) -> None:
         """Let the tiers' load follow what a tick's time has moved, migrations among it."""
         system, (begun_ps, counts, moved) = self.system, self._settled
-        self._settled = (self.clock_ps, self.counts.copy(), system.costs.moved_pages)
-        moved_bytes = (self.counts - counts) * (system.machine.access.bytes * system.machine.scale)
+        self._settled = (self.clock_ps, self._counts, system.costs.moved_pages)
+        size = system.machine.access.bytes * system.machine.scale
         # a migrated page is read on one tier and written on the other; as many go up as down, or nearly
-        copied_bytes = (system.costs.moved_pages - moved) * (system.machine.page_bytes * system.machine.scale) / 2
-        (slow_read, slow_written), (fast_read, fast_written) = (moved_bytes + copied_bytes).tolist()
+        copied = (system.costs.moved_pages - moved) * system.machine.page_bytes * system.machine.scale / 2
+        slow_read, slow_written, fast_read, fast_written = (
+            (now - before) * size + copied for now, before in zip(self._counts, counts, strict=True)
+        )
         system.load.observe((slow_read, fast_read), (slow_written, fast_written), (self.clock_ps - begun_ps) * 1e-12)
 
     def _end_epoch(self) -> None:
         """Note what the epoch came to, and let the policy act."""
-        system, (begun_ps, counts) = self.system, self._epoch
-        slow, fast = (self.counts.sum(axis=1) - counts).tolist()
-        slow_ns, fast_ns = self._latency_ns
-        self._epochs.append((self.clock_ps, slow, fast, slow_ns, fast_ns, self._epoch_faults, *self.policy.state()))
+        system, (begun_ps, before) = self.system, self._epoch
+        slow = self._counts[0] + self._counts[1] - before[0] - before[1]
+        fast = self._counts[2] + self._counts[3] - before[2] - before[3]
+        latency_ns = self._latency_ns
+        self._epochs.append((begun_ps, self.clock_ps, slow, fast, *latency_ns, self._epoch_faults, *self.policy.state()))
         self._latency_ns = system.load.latency_ns
         if self.position < len(system.trace):
             self.policy.tick(self.position, self.clock_ps, self.clock_ps - begun_ps)
@@ -231,7 +240,7 @@ class Simulation:
         memory, costs = self.system.memory, self.system.costs
         moves = {name: getattr(memory, name) for name in ("promoted", "demoted", "ping_pong", "failed")}
         moves["moved"] = costs.moved_pages
-        return self.counts.copy(), dict(costs.total_ps), moves, costs.stolen_s, len(self._epochs)
+        return self.counts, dict(costs.total_ps), moves, costs.stolen_s, len(self._epochs)
 
     def _sketch(self) -> SketchReport:
         if not isinstance(self.policy, NeoMem):
@@ -341,7 +350,7 @@ def _ratio(counts: NDArray[np.int64]) -> float | None:
 
 def _latencies(epochs_TF: NDArray[np.float64]) -> tuple[float, float, float]:
     """Return mean, median and 99th percentile of the latencies of accesses."""
-    _, slow_T, fast_T, slow_ns_T, fast_ns_T, faults_T, _, _ = epochs_TF.T
+    _, _, slow_T, fast_T, slow_ns_T, fast_ns_T, faults_T, _, _ = epochs_TF.T
     counts = np.concatenate([slow_T - faults_T, fast_T, faults_T])
     values_ns = np.concatenate([slow_ns_T, fast_ns_T, slow_ns_T + constant("cost.hint_fault_ns")])
     order = np.argsort(values_ns, kind="stable")
@@ -355,14 +364,12 @@ def _series(epochs_TF: NDArray[np.float64], scale: int) -> Series:
     epochs = len(epochs_TF)
     points = min(_POINTS, epochs)
     starts = np.arange(points) * epochs // points
-    end_ps, slow_T, fast_T, _, _, _, theta_T, p_T = epochs_TF.T
+    begin_ps, end_ps, slow_T, fast_T, _, _, _, theta_T, p_T = epochs_TF.T
     ends = np.append(starts[1:], epochs) - 1
-    time_ps = end_ps[ends]
     slow, fast = np.add.reduceat(slow_T, starts), np.add.reduceat(fast_T, starts)
-    begin_ps = np.append(0.0 if len(end_ps) < 2 else max(0.0, 2 * end_ps[0] - end_ps[1]), time_ps[:-1])
     return Series(
-        time_s=(time_ps * 1e-12).tolist(),
-        accesses_per_s=((slow + fast) * scale / (time_ps - begin_ps) * 1e12).tolist(),
+        time_s=(end_ps[ends] * 1e-12).tolist(),
+        accesses_per_s=((slow + fast) * scale / (end_ps[ends] - begin_ps[starts]) * 1e12).tolist(),
         fast_hit_ratio=(fast / (slow + fast)).tolist(),
         theta=theta_T[ends].tolist(),
         p=p_T[ends].tolist(),

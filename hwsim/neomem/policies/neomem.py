@@ -16,6 +16,8 @@ from ..memory import SLOW
 from ..neoprof import NeoProf
 from .base import Policy, System
 
+_MMIO_NS = constant("cost.mmio_ns")
+
 
 class NeoMem(Policy):
     """Device and daemon."""
@@ -52,27 +54,28 @@ class NeoMem(Policy):
         self.daemon.update(now_ps)
         others = self.device.mmio_reads - before - popped
         # at scale S a hot page stands for S, each of which is read; the other registers are read as often as they are
-        self.system.costs.work("mmio", (popped * self.system.machine.scale + others) * constant("cost.mmio_ns"))
+        self.system.costs.work("mmio", (popped * self.system.machine.scale + others) * _MMIO_NS)
 
     def _migrate(self, now_ps: int) -> None:
+        """Take in what is reported; promote what time and quota allow."""
         memory = self.system.memory
-        ping_pongs = memory.ping_pong
-        hot_N = memory.nominate(self.daemon.collect())
-        ping_pongs = memory.ping_pong - ping_pongs
-        if len(hot_N):
+        reported_N = self.daemon.collect()
+        if len(reported_N):
+            ping_pongs = memory.ping_pong
+            hot_N = memory.nominate(reported_N)
+            self.daemon.account(0, memory.ping_pong - ping_pongs)
             new_N = hot_N[~self._waits_P[hot_N]]
             self._waits_P[new_N] = True
             self._waiting_N = np.concatenate([self._waiting_N, new_N])
         self._time = min(self._time, 1.0) + (now_ps - self._looked_ps) * self._pages_per_ps
         self._looked_ps = now_ps
-        moved = 0
         count = min(len(self._waiting_N), self.daemon.allowance, int(self._time))
         if count:
             chosen_N, self._waiting_N = self._waiting_N[:count], self._waiting_N[count:]
             self._waits_P[chosen_N] = False
-            moved = memory.promote(chosen_N[memory.state_P[chosen_N] == SLOW], constant("cost.migrate_batch"))
             self._time -= count
-        self.daemon.account(moved, ping_pongs)
+            moved = memory.promote(chosen_N[memory.state_P[chosen_N] == SLOW], constant("cost.migrate_batch"))
+            self.daemon.account(moved, 0)
 
     def state(self) -> tuple[float, float]:
         """Return threshold and share."""
