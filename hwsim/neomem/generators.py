@@ -22,6 +22,7 @@ from .constants import constant
 from .traces import MAX_ACCESSES, Trace
 
 Generator = Literal["gups", "zipf", "pointer_chase", "scan", "dlrm", "search", "gather", "phase_shift", "adversary"]
+_Part = Literal["gups", "zipf", "pointer_chase", "scan"]
 Pages = NDArray[np.int32]
 _Probability = Annotated[float, Field(ge=0, le=1)]
 _Share = Annotated[float, Field(gt=0, lt=1)]
@@ -111,9 +112,7 @@ class GatherOptions(Options):
 class PhaseShiftOptions(Options):
     """One generator after the other, on the same pages."""
 
-    generators: list[Literal["gups", "zipf", "pointer_chase", "scan"]] = Field(
-        default_factory=lambda: ["zipf", "scan", "gups"], min_length=1, max_length=100
-    )
+    generators: list[_Part] = Field(default_factory=lambda: list[_Part](["zipf", "scan", "gups"]), min_length=1, max_length=100)
     """Each has an equal part of the trace."""
 
 
