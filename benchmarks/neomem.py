@@ -27,7 +27,7 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NU
 
 import numpy as np
 
-from fedcosim.hwsim.neomem import NeoMemRequest, TraceStore, constants, estimate, machine
+from fedcosim.hwsim.neomem import NeoMemRequest, Trace, TraceStore, constants, estimate, machine
 from fedcosim.hwsim.neomem.simulator import Outcome, Simulation
 from fedcosim.hwsim.neomem.workload import workload
 from fedcosim.hwsim.simulator import Job
@@ -199,23 +199,43 @@ def _sweep(bench: Bench, trace: str, policy: str, section: str, field: str, valu
 
 def training(bench: Bench) -> Table:
     """Give what a training step loses to slow memory, and what policies win back."""
+    store = TraceStore()
+    recorded = store.add(recorded_step())
+    workloads: dict[str, dict[str, Any]] = {
+        name: {"training": {"compute_seconds_per_step": 0.3, "steps": 50 if bench.quick else 200} | model}
+        for name, model in TRAINING.items()
+    }
+    step = {"trace_id": recorded, "compute_seconds": 0.1}
+    workloads["recorded: LeNet-like, Adam"] = step | {"repeats": 20 if bench.quick else 400}
     table = []
-    for name, model in TRAINING.items():
+    for name, fields in workloads.items():
         for ratio in (0.5, 0.25, 0.125):
-            options = {"compute_seconds_per_step": 0.3, "steps": 50 if bench.quick else 200} | model
-            request = NeoMemRequest(training=options, platform={"fast_to_slow": ratio}, against=list(BASELINES[1:]))
-            report = estimate(request, Job(), TraceStore())
-            others = {name: getattr(report.speedup, name) for name in BASELINES}
+            request = NeoMemRequest(**fields, platform={"fast_to_slow": ratio}, against=list(BASELINES[1:]))
+            report = estimate(request, Job(), store)
             table.append(
                 {
                     "model": name,
                     "fast:slow": f"1:{1 / ratio:g}",
                     "slow-down": round(report.slowdown_vs_all_fast, 3),
-                    "simulated, s": round(report.sim_s),
-                    **{f"over {other}": round(value, 3) for other, value in others.items()},
+                    "simulated, s": round(report.sim_s, 1),
+                    **{f"over {other}": round(getattr(report.speedup, other), 3) for other in BASELINES},
                 }
             )
     return table
+
+
+def recorded_step() -> Trace:
+    """Record a step of two convolutions and two linear layers, batch 64, with Adam."""
+    import torch
+    from torch import nn
+
+    from fedcosim.hwsim.neomem.recorder import record_step
+
+    torch.manual_seed(0)
+    features = [nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.Flatten()]
+    model = nn.Sequential(*features, nn.Linear(64 * 24 * 24, 64), nn.ReLU(), nn.Linear(64, 10))
+    x_NCHW, y_N = torch.randn(64, 1, 28, 28), torch.randint(0, 10, (64,))
+    return record_step(model, torch.optim.Adam(model.parameters()), lambda: nn.functional.cross_entropy(model(x_NCHW), y_N))
 
 
 def speed(bench: Bench) -> Table:

@@ -34,6 +34,8 @@ class NeoMemRequest(Options):
     """A trace that was uploaded."""
     repeats: Annotated[int, Field(ge=1, le=10**6)] = 1
     """Times that the uploaded trace is run, one after the other."""
+    compute_seconds: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Time of one run through the uploaded trace, memory aside, spread evenly over it: another way to give `access.c0_ns`."""
     platform: PlatformOptions = PlatformOptions(fast_to_slow=0.5)
     """The machine."""
     access: AccessOptions = AccessOptions()
@@ -68,6 +70,8 @@ class NeoMemRequest(Options):
             raise ValueError(f"give exactly one of training, synthetic and trace_id, not {' and '.join(given) or 'none'}")
         if self.repeats > 1 and self.trace_id is None:
             raise ValueError(f"repeats = {self.repeats}: is for trace_id; other workloads have a length of their own")
+        if self.compute_seconds is not None and (self.trace_id is None or self.access.c0_ns is not None):
+            raise ValueError(f"compute_seconds = {self.compute_seconds}: is for trace_id, and in place of access.c0_ns")
         if self.scale is not None and self.scale & (self.scale - 1):
             raise ValueError(f"scale = {self.scale}: not a power of two")
         return self

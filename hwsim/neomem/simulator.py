@@ -26,7 +26,7 @@ from .policies import POLICIES, PolicyName, System
 from .policies.neomem import NeoMem
 from .report import CostBreakdown, NeoMemReport, PolicyFactors, Provenance, Series, SketchReport
 from .request import NeoMemRequest
-from .traces import Trace, TraceStore
+from .traces import LINE_BYTES, Trace, TraceStore
 from .workload import workload
 
 BATCH = 2**18
@@ -339,7 +339,7 @@ def _report(request: NeoMemRequest, built: Machine, trace: Trace, runs: dict[str
             seed=request.seed,
             scale=built.scale,
         ),
-        warnings=_warnings(request, built, sim_s),
+        warnings=_warnings(request, built, trace, sim_s),
     )
 
 
@@ -376,7 +376,7 @@ def _series(epochs_TF: NDArray[np.float64], scale: int) -> Series:
     )
 
 
-def _warnings(request: NeoMemRequest, built: Machine, sim_s: float) -> list[str]:
+def _warnings(request: NeoMemRequest, built: Machine, trace: Trace, sim_s: float) -> list[str]:
     warnings = ["all figures are modelled"]
     period_s = request.neomem.value("threshold_period_s", request.profile)
     if request.policy == "neomem" and sim_s < 2 * period_s:
@@ -387,6 +387,12 @@ def _warnings(request: NeoMemRequest, built: Machine, sim_s: float) -> list[str]
         warnings.append("the footprint fits fast memory: no policy can gain")
     if request.training is not None:
         warnings.append("a training step touches nearly all pages equally often: tiering has little to gain")
+    if request.trace_id is not None and trace.access_bytes > LINE_BYTES:
+        warnings.append(
+            "the trace tells of whole pages, no cache has taken from it what it would keep: slow-downs are too large"
+        )
+        if request.compute_seconds is None and request.access.c0_ns is None:
+            warnings.append("compute_seconds is absent: the workload is taken to do little but move memory")
     if built.fast_pages < 100:
         warnings.append(
             f"{built.fast_pages} pages of fast memory are simulated: the figures are coarse; choose a smaller scale"

@@ -62,8 +62,11 @@ def _uploaded(request: NeoMemRequest, trace: Trace) -> Workload:
             "repeats",
         )
     kind = "default" if trace.access_bytes == LINE_BYTES else "training"
-    access = Access.settle(request.access, kind, trace.access_bytes)
-    return Workload(request.scale or 1, trace.pages, access, lambda: trace.repeated(request.repeats))
+    scale, own = request.scale or 1, {}
+    if request.compute_seconds is not None:
+        own["c0_ns"] = _c0_ns(request, request.compute_seconds, len(trace) * scale)
+    access = Access.settle(request.access, kind, trace.access_bytes, **own)
+    return Workload(scale, trace.pages, access, lambda: trace.repeated(request.repeats))
 
 
 def _synthetic(request: NeoMemRequest, options: generators.SyntheticOptions) -> Workload:
@@ -74,11 +77,15 @@ def _synthetic(request: NeoMemRequest, options: generators.SyntheticOptions) -> 
 
 
 def _training(request: NeoMemRequest, options: training.TrainingOptions) -> Workload:
-    """Compute is spread evenly over the pages that a step touches."""
     page_bytes = request.platform.page_bytes
     scale = request.scale or auto_scale(training.footprint_pages(options, page_bytes))
     touches = training.touches_per_step(options, page_bytes * scale) * scale
-    c0_ns = options.compute_seconds_per_step * 1e9 * request.platform.value("threads") / touches
+    c0_ns = _c0_ns(request, options.compute_seconds_per_step, touches)
     access = Access.settle(request.access, "training", page_bytes, c0_ns=c0_ns)
     pages = training.footprint_pages(options, page_bytes * scale)
     return Workload(scale, pages, access, lambda: training.generate(options, page_bytes, scale))
+
+
+def _c0_ns(request: NeoMemRequest, compute_s: float, accesses: int) -> float:
+    """Spread compute time of all threads evenly over accesses."""
+    return compute_s * 1e9 * request.platform.value("threads") / accesses

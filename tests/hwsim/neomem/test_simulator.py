@@ -232,6 +232,13 @@ def test_repeated_trace_goes_on():
     assert report(request.model_copy(update={"repeats": 7}), store).accesses == 350
 
 
+def test_compute_time_is_what_a_trace_takes_where_memory_costs_next_to_nothing():
+    """Spread over accesses and repeats, whatever the threads."""
+    request, store = of_trace(np.arange(50), platform={"fast_to_slow": 1, "fast_latency_ns": 1e-6, "slow_latency_ns": 1e-6})
+    answer = report(request.model_copy(update={"repeats": 4, "compute_seconds": 0.25}), store)
+    assert answer.sim_s == pytest.approx(1.0, rel=0.001)
+
+
 def test_work_stops_when_nobody_waits():
     """Within a step of work, in the middle of a run."""
     seen: list[float] = []
@@ -291,6 +298,7 @@ def test_unknown_trace_is_not_found():
         ({"policy": "nimble"}, "policy = 'nimble'"),
         ({"scale": 3}, "scale = 3: not a power of two"),
         ({"repeats": 2}, "repeats = 2: is for trace_id"),
+        ({"compute_seconds": 2}, "compute_seconds = 2.0: is for trace_id"),
         ({"trace_id": "0" * 64}, "exactly one of training, synthetic and trace_id, not synthetic and trace_id"),
         ({"synthetic": None}, "exactly one of training, synthetic and trace_id, not none"),
     ],
