@@ -19,7 +19,7 @@ from pydantic import Field
 
 from ...core.options import Options
 from .constants import constant
-from .traces import MAX_ACCESSES, Trace
+from .traces import Trace
 
 Generator = Literal["gups", "zipf", "pointer_chase", "scan", "dlrm", "search", "gather", "phase_shift", "adversary"]
 _Part = Literal["gups", "zipf", "pointer_chase", "scan"]
@@ -132,7 +132,7 @@ class SyntheticOptions(Options):
     """What makes the trace."""
     pages: Annotated[int, Field(ge=2, le=2**40)] = constant("generator.gups_pages")
     """The footprint, before scaling."""
-    accesses: Annotated[int, Field(ge=1, le=MAX_ACCESSES)] = 10_000_000
+    accesses: Annotated[int, Field(ge=1, le=2**26)] = 10_000_000
     """Accesses to simulate, each of which stands for `scale`."""
     write_fraction: _Probability = 0.0
     """Accesses that are writes (write-backs; a store's line fill is a read)."""

@@ -22,10 +22,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ..simulator import HwsimError
+from .constants import constant
 
 MAX_ACCESSES = 2**28
 """Accesses of a trace at most."""
-LINE_BYTES = 64
+LINE_BYTES = constant("cost.line_bytes")
 
 
 @dataclass(frozen=True, eq=False)
