@@ -277,8 +277,8 @@ def check_records(options: PrivacyOptions, num_records: int, batch_size: int, cl
     if 2 * batch_size > num_records:
         allowed = f"choose at most {num_records // 2}" if num_records > 1 else "no batch size is small enough"
         problems.append(
-            f"batch_size = {batch_size} (of train or strategy.generator): more than half of the {num_records} records of client "
-            f"{client}, which sampling would hardly hide; {allowed}, or give it more data"
+            f"batch_size = {batch_size} (of train or strategy.generator): more than half of the {num_records} records of "
+            f"client {client}, which sampling would hardly hide; {allowed}, or give it more data"
         )
     if problems:
         raise SpecError(problems)

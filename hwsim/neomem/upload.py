@@ -1,0 +1,144 @@
+"""Receiving a trace in pieces: a header, numbered chunks with checksums, a trailer with the digest of all of them."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ...core.options import Options
+from ..simulator import HwsimError
+from . import llc
+from .llc import LlcOptions
+from .traces import MAX_ACCESSES, Trace, integers, trace_of_pages
+
+MAX_CHUNK_BYTES = 2**20
+
+
+class TraceHeader(Options):
+    """What is to come: little-endian integers, then, where `write_bitmap`, a bit an access, the first in the lowest bit."""
+
+    format: Literal["int32", "int64"] = "int32"
+    """The integers."""
+    content: Literal["pages", "addresses"] = "pages"
+    """Page numbers of accesses that reach memory, or byte addresses of all accesses, which go through a cache first."""
+    page_bytes: Annotated[int, Field(ge=64, le=2**30)] = 4096
+    """A power of two."""
+    total_accesses: Annotated[int, Field(ge=1, le=MAX_ACCESSES)]
+    """How many accesses there are."""
+    total_pages: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    """The footprint, for content `pages`; absent: the largest page and one."""
+    write_bitmap: bool = False
+    """Bits that tell writes follow."""
+    llc: LlcOptions = LlcOptions()
+    """The cache that addresses go through."""
+
+
+class TraceUpload:
+    """One upload: `chunk` for every chunk in turn, then `finish`.
+
+    Parameters
+    ----------
+    header : TraceHeader
+    """
+
+    def __init__(self, header: TraceHeader) -> None:
+        if header.page_bytes & (header.page_bytes - 1):
+            raise HwsimError(
+                f"header.page_bytes = {header.page_bytes}: not a power of two; 4096 is usual", field="header.page_bytes"
+            )
+        self.header = header
+        self._element = np.dtype("<i4" if header.format == "int32" else "<i8")
+        bitmap_bytes = -(-header.total_accesses // 8) if header.write_bitmap else 0
+        self._expected = header.total_accesses * self._element.itemsize + bitmap_bytes
+        self._content = bytearray()
+        self._digest = hashlib.sha256()
+        self._next = 0
+
+    def chunk(self, seq: int, content: bytes, crc32c: int) -> None:
+        """Take the next piece.
+
+        Raises
+        ------
+        HwsimError
+            INVALID_ARGUMENT for a number out of order, a wrong checksum, or more than the header said; RESOURCE_EXHAUSTED for a
+            chunk above 1 MiB.
+        """
+        if seq != self._next:
+            raise HwsimError(f"chunk.seq = {seq}: chunk {self._next} is next; send each once, in order", field="chunk.seq")
+        if len(content) > MAX_CHUNK_BYTES:
+            raise HwsimError(f"chunk.data: {len(content)} bytes; at most {MAX_CHUNK_BYTES}", "RESOURCE_EXHAUSTED", "chunk.data")
+        if (actual := checksum(content)) != crc32c:
+            raise HwsimError(
+                f"chunk.crc32c = {crc32c}: chunk {seq} has {actual}; it was damaged on its way", field="chunk.crc32c"
+            )
+        if len(self._content) + len(content) > self._expected:
+            raise HwsimError(
+                f"header.total_accesses = {self.header.total_accesses}: makes {self._expected} bytes, and more have come",
+                field="header.total_accesses",
+            )
+        self._content += content
+        self._digest.update(content)
+        self._next += 1
+
+    def finish(self, sha256: str, count: int) -> Trace:
+        """Check the whole and return the trace.
+
+        Parameters
+        ----------
+        sha256 : str
+            Of all chunks, in hexadecimal digits.
+        count : int
+            Accesses sent.
+
+        Raises
+        ------
+        HwsimError
+            INVALID_ARGUMENT if digest or length is another, or what `traces.trace_of_pages` raises.
+        """
+        if self._digest.hexdigest() != sha256.lower():
+            raise HwsimError(f"trailer.sha256 = {sha256!r}: what came has {self._digest.hexdigest()!r}", field="trailer.sha256")
+        if count != self.header.total_accesses:
+            raise HwsimError(f"trailer.count = {count}: the header said {self.header.total_accesses}", field="trailer.count")
+        if len(self._content) != self._expected:
+            raise HwsimError(f"trailer: {len(self._content)} bytes came, {self._expected} were to come", field="trailer.count")
+        size = count * self._element.itemsize
+        elements_N = integers(memoryview(self._content)[:size], self._element.str)
+        writes_N = None
+        if self.header.write_bitmap:
+            bits = np.frombuffer(self._content, np.uint8, offset=size)
+            writes_N = np.unpackbits(bits, count=count, bitorder="little")
+        return self._trace(elements_N, writes_N)
+
+    def _trace(self, elements_N: NDArray[np.integer], writes_N: NDArray[np.uint8] | None) -> Trace:
+        header = self.header
+        if header.content == "pages":
+            return trace_of_pages(elements_N, writes_N, header.total_pages, header.page_bytes)
+        return llc.trace_of_addresses(elements_N.astype(np.int64), writes_N, header.llc, header.page_bytes)
+
+
+def _table() -> NDArray[np.uint32]:
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, (table >> 1) ^ np.uint32(0x82F63B78), table >> 1)
+    return table
+
+
+_TABLE = _table()
+
+
+def checksum(content: bytes) -> int:
+    """Return the CRC-32C (Castagnoli; RFC 3720, appendix B.4) of some bytes."""
+    return int(_crc32c(np.frombuffer(content, np.uint8), _TABLE))
+
+
+@njit(nogil=True, cache=True)
+def _crc32c(content, table):
+    crc = np.uint32(0xFFFFFFFF)
+    for byte in content:
+        crc = table[(crc ^ byte) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
+    return crc ^ np.uint32(0xFFFFFFFF)
