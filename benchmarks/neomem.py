@@ -45,9 +45,9 @@ SUITE: dict[str, dict[str, Any]] = {
 }
 ADVERSARY = {"generator": "adversary"}
 TRAINING = {
-    "ResNet-18, SGD": {"param_count": 11_700_000, "optimizer": "SGD", "activation_bytes_per_sample": 23_000_000},
-    "ResNet-18, Adam": {"param_count": 11_700_000, "optimizer": "ADAM", "activation_bytes_per_sample": 23_000_000},
-    "BERT-base, Adam": {"param_count": 110_000_000, "optimizer": "ADAM", "activation_bytes_per_sample": 60_000_000},
+    "ResNet-18, SGD": {"param_count": 11_700_000, "optimizer": "sgd", "activation_bytes_per_sample": 23_000_000},
+    "ResNet-18, Adam": {"param_count": 11_700_000, "optimizer": "adam", "activation_bytes_per_sample": 23_000_000},
+    "BERT-base, Adam": {"param_count": 110_000_000, "optimizer": "adam", "activation_bytes_per_sample": 60_000_000},
 }
 LOGS = (  # millions of updates a second at the end, and the second in which 90 % of that was reached; authors' repository
     ("100 % hot", 1.0, "all_fast", "paper", "49.5 / -"),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 from google.rpc import error_details_pb2
@@ -23,6 +23,9 @@ from .simulator import HwsimError, Job, Report
 from .simulators import Simulator, load
 from .wire import decode, encode, fingerprint
 
+if TYPE_CHECKING:
+    from .neomem.traces import Trace
+
 
 class Client(Protocol):
     """Somebody who answers requests."""
@@ -35,6 +38,9 @@ class Client(Protocol):
         HwsimError
             If there is none.
         """
+
+    def upload(self, trace: Trace) -> str:
+        """Hand a memory trace over; return the name by which requests to `neomem` can refer to it."""
 
 
 class LocalClient:
@@ -52,9 +58,16 @@ class LocalClient:
 
     def estimate(self, simulator: str, request: Options) -> Any:
         """Answer here and now."""
-        if simulator not in self._made:
-            self._made[simulator] = load(simulator).make(**self._resources)
-        return self._made[simulator].estimate(request, Job())
+        return self._simulator(simulator).estimate(request, Job())
+
+    def upload(self, trace: Trace) -> str:
+        """Keep the trace here."""
+        return self._simulator("neomem").traces.add(trace)  # type: ignore[attr-defined]
+
+    def _simulator(self, name: str) -> Simulator:
+        if name not in self._made:
+            self._made[name] = load(name).make(**self._resources)
+        return self._made[name]
 
 
 @dataclass
@@ -90,18 +103,28 @@ class RemoteClient:
         messages, stubs = (import_module(f"{PACKAGE}.{simulator}_{kind}") for kind in ("pb2", "pb2_grpc"))
         message = encode(request, getattr(messages, cls.Request.__name__)())
         stub = getattr(stubs, f"{cls.service}Stub")(self._connected())
-        metadata = [("authorization", f"Bearer {self.token}")] if self.token else []
         patience_s = self.patience_s if time.monotonic() > self._impatient_until else 0.0
         retrying = Retrying(
             retry=retry_if_exception(_is_transient), stop=stop_after_delay(patience_s), wait=_as_told, reraise=True
         )
         try:
-            answer = retrying(_call, stub.Estimate, message, self.deadline_s, metadata)
+            answer = retrying(_call, stub.Estimate, message, self.deadline_s, self._metadata())
         except RemoteError as error:
             if _is_transient(error):
                 self._impatient_until = time.monotonic() + self.patience_s
             raise
         return decode(answer, cls.Report)
+
+    def upload(self, trace: Trace) -> str:
+        """Send the trace, in pieces with checksums."""
+        from .neomem.upload import parts_of
+
+        stub = import_module(f"{PACKAGE}.neomem_pb2_grpc").NeoMemStub(self._connected())
+        receipt = _call(stub.UploadTrace, parts_of(trace), self.deadline_s, self._metadata())
+        return receipt.trace_id
+
+    def _metadata(self) -> list[tuple[str, str]]:
+        return [("authorization", f"Bearer {self.token}")] if self.token else []
 
     def _connected(self) -> grpc.Channel:
         if self._channel is None:
@@ -185,6 +208,10 @@ class CachedClient:
             if key not in self._known:
                 self._known[key] = self._shared(key, simulator, request)
             return self._known[key]
+
+    def upload(self, trace: Trace) -> str:
+        """Hand it on."""
+        return self._client.upload(trace)
 
     def _shared(self, key: str, simulator: str, request: Options) -> Report:
         if self._folder is None:

@@ -193,6 +193,12 @@ class _Servicer:
                 if message.WhichOneof("what") == "report":
                     return
 
+    def UploadTrace(self, parts: Iterator[Message], context: grpc.ServicerContext) -> Message:  # noqa: N802
+        """Take a trace in, which requests can name from then on."""
+        with self._work("UploadTrace", context):
+            trace_id, accesses = self.simulator.receive(parts)
+            return common_pb2.TraceReceipt(trace_id=trace_id, accesses=accesses)
+
     def GetCapabilities(self, request: Message, context: grpc.ServicerContext) -> Message:  # noqa: N802
         """Say what this simulator is and what its requests can choose from."""
         choices = {name: common_pb2.Choices(names=names) for name, names in self.simulator.capabilities().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, ClassVar, Protocol
 
@@ -10,6 +11,7 @@ from .simulator import HwsimError, Job, Report
 
 SIMULATORS = {
     "roofline": "roofline.simulator:Roofline",
+    "neomem": "neomem.host:NeoMem",
 }
 
 
@@ -33,10 +35,13 @@ class Simulator(Protocol):
 
     @classmethod
     def make(cls, **resources: Any) -> Simulator:
-        """Make one from what its host has: `models`, which builds models by name."""
+        """Make one from what its host has: `models`, which builds models by name; `traces`, a store of memory traces."""
 
     def estimate(self, request: Any, job: Job) -> Any:
         """Answer a request."""
+
+    def receive(self, parts: Iterator[Any]) -> tuple[str, int]:
+        """Take an uploaded trace in, where `takes_traces`; return its name and its accesses."""
 
     def capabilities(self) -> dict[str, list[str]]:
         """Return what requests can choose from, by field."""

@@ -110,6 +110,65 @@ def roofline(
     _show(report, f"{model or llm} on {device}", as_json)
 
 
+@estimate.command()
+def neomem(
+    trace: Annotated[str, typer.Option(help="A generator (gups, zipf, ...), a file (.npz, .i32, .i64), or train:MODEL.")],
+    policy: Annotated[str, typer.Option(help="Who moves pages.")] = "neomem",
+    against: Annotated[str, typer.Option(help="Policies to compare with, separated by commas.")] = "",
+    fast_to_slow: Annotated[float, typer.Option(help="Fast memory over the rest of the footprint.")] = 0.5,
+    accesses: Annotated[int | None, typer.Option(help="Accesses of a generated trace.")] = None,
+    profile: Annotated[str, typer.Option(help="paper or artifact, where they differ.")] = "paper",
+    batch: Annotated[int, typer.Option(help="Samples of the recorded step (train:MODEL).")] = 32,
+    device: Annotated[str | None, typer.Option(help="Whose step time train:MODEL has; a memory-bound one when absent.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the generator and of samplers.")] = 1,
+    chart: Annotated[Path | None, typer.Option(help="Where a figure goes (.svg, .png, .pdf).")] = None,
+    endpoint: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Say what it costs that part of memory is behind CXL, and what a policy that moves pages gains."""
+    from ..hwsim.neomem import NeoMemRequest
+
+    client = connect(endpoint, os.environ.get(TOKEN))
+    fields: dict[str, Any] = {"policy": policy, "profile": profile, "seed": seed, "platform": {"fast_to_slow": fast_to_slow}}
+    fields["against"] = [name.strip() for name in against.split(",") if name.strip()]
+    if trace.startswith("train:"):
+        recorded, seconds = _recorded(trace.removeprefix("train:"), batch, device)
+        fields |= {"trace_id": client.upload(recorded), "repeats": 20, "compute_seconds": seconds}
+    elif Path(trace).suffix in (".npz", ".i32", ".i64"):
+        from ..hwsim.neomem.traces import load
+
+        fields["trace_id"] = client.upload(load(Path(trace)))
+    else:
+        fields["synthetic"] = {"generator": trace} | ({"accesses": accesses} if accesses else {})
+    report = client.estimate("neomem", validate(NeoMemRequest, fields))
+    if chart is not None:
+        from ..hwsim.neomem.figures import figure
+
+        figure(report).savefig(chart)
+    _show(report, f"{policy} on {trace}", as_json)
+
+
+def _recorded(name: str, batch: int, device: str | None) -> tuple[Any, float | None]:
+    """Record what a training step of an architecture does to memory; tell its time on a device too, if one is named."""
+    import torch
+
+    from ..hwsim.neomem.recorder import record_step
+    from ..hwsim.roofline.simulator import ModelRequest, RooflineRequest
+    from .architectures import example
+
+    request = ModelRequest(name=name, batch=batch, train=True, optimizer="adam")
+    built = example(request)
+    model = built.model.to_empty(device="cpu").train()
+    tensors = [torch.zeros_like(x, device="cpu") for x in (*built.inputs, *built.targets)]
+    for tensor in (*model.parameters(), *model.buffers()):
+        torch.nn.init.zeros_(tensor)
+    recorded = record_step(model, torch.optim.Adam(model.parameters()), lambda: built.loss(model, *tensors))
+    if device is None:
+        return recorded, None
+    where = RooflineRequest(device=device, model=request)
+    return recorded, connect(models=example).estimate("roofline", where).time_s
+
+
 @app.command()
 def calibrate(
     name: Annotated[str, typer.Option(help="What this computer is called from now on.")] = "this-computer",

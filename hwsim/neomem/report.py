@@ -105,9 +105,9 @@ class NeoMemReport(Report):
     latency_ns_p99: float
     fast_hit_ratio: float
     """Share of accesses to fast memory."""
-    fast_hit_ratio_reads: float | None
+    fast_hit_ratio_reads: float | None = None
     """The same for reads; absent if there are none."""
-    fast_hit_ratio_writes: float | None
+    fast_hit_ratio_writes: float | None = None
     """The same for writes."""
     slowdown_vs_all_fast: float
     """Time over that with enough fast memory for all."""

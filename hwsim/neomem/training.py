@@ -21,7 +21,7 @@ from ...core.options import Options
 from ..simulator import HwsimError
 from .traces import MAX_ACCESSES, Trace
 
-_MOMENTS = {"SGD": 0, "MOMENTUM": 1, "ADAM": 2}
+_MOMENTS = {"sgd": 0, "momentum": 1, "adam": 2}
 
 
 class TrainingOptions(Options):
@@ -31,7 +31,7 @@ class TrainingOptions(Options):
     """Parameters of the model."""
     bytes_per_param: Annotated[int, Field(ge=1, le=16)] = 4
     """Of weights, gradients and moments alike."""
-    optimizer: Literal["SGD", "MOMENTUM", "ADAM"] = "SGD"
+    optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
     """What it keeps beside a weight: nothing, one moment, two."""
     activation_bytes_per_sample: Annotated[int, Field(ge=0, le=10**12)] = 0
     """Activations kept for the backward pass."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -12,9 +14,11 @@ from pydantic import Field
 
 from ...core.options import Options
 from ..simulator import HwsimError
+from ..v1 import common_pb2
+from ..wire import encode
 from . import llc
 from .llc import LlcOptions
-from .traces import MAX_ACCESSES, Trace, integers, trace_of_pages
+from .traces import LINE_BYTES, MAX_ACCESSES, Trace, integers, trace_of_pages
 
 MAX_CHUNK_BYTES = 2**20
 
@@ -32,6 +36,8 @@ class TraceHeader(Options):
     """How many accesses there are."""
     total_pages: Annotated[int, Field(ge=1, le=2**31)] | None = None
     """The footprint, for content `pages`; absent: the largest page and one."""
+    access_bytes: Annotated[int, Field(ge=1, le=2**30)] = LINE_BYTES
+    """What one access moves, for content `pages`: a line, or a page where the trace tells of whole pages."""
     write_bitmap: bool = False
     """Bits that tell writes follow."""
     llc: LlcOptions = LlcOptions()
@@ -117,8 +123,27 @@ class TraceUpload:
     def _trace(self, elements_N: NDArray[np.integer], writes_N: NDArray[np.uint8] | None) -> Trace:
         header = self.header
         if header.content == "pages":
-            return trace_of_pages(elements_N, writes_N, header.total_pages, header.page_bytes)
+            trace = trace_of_pages(elements_N, writes_N, header.total_pages, header.page_bytes)
+            return replace(trace, access_bytes=header.access_bytes)
         return llc.trace_of_addresses(elements_N.astype(np.int64), writes_N, header.llc, header.page_bytes)
+
+
+def parts_of(trace: Trace) -> Iterator[common_pb2.TraceChunk]:
+    """Yield a trace as the messages that `TraceUpload` puts together again."""
+    content = trace.pages_N.astype("<i4").tobytes() + np.packbits(trace.writes_N, bitorder="little").tobytes()
+    header = TraceHeader(
+        page_bytes=trace.page_bytes,
+        total_accesses=len(trace),
+        total_pages=trace.pages,
+        access_bytes=trace.access_bytes,
+        write_bitmap=True,
+    )
+    yield common_pb2.TraceChunk(header=encode(header, common_pb2.TraceHeader()))
+    for seq, start in enumerate(range(0, len(content), MAX_CHUNK_BYTES)):
+        data = content[start : start + MAX_CHUNK_BYTES]
+        yield common_pb2.TraceChunk(data=common_pb2.TraceData(seq=seq, data=data, crc32c=checksum(data)))
+    digest = hashlib.sha256(content).hexdigest()
+    yield common_pb2.TraceChunk(trailer=common_pb2.TraceTrailer(sha256=digest, count=len(trace)))
 
 
 def _table() -> NDArray[np.uint32]:

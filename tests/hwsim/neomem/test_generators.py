@@ -78,7 +78,7 @@ def test_adversary_takes_turns():
     assert len(set(turns[0].tolist())) == 350
 
 
-@pytest.mark.parametrize(("optimizer", "passes"), [("SGD", 7), ("MOMENTUM", 9), ("ADAM", 11)])
+@pytest.mark.parametrize(("optimizer", "passes"), [("sgd", 7), ("momentum", 9), ("adam", 11)])
 def test_training_step_makes_as_many_passes_over_memory_as_its_optimizer_needs(optimizer, passes):
     """Weights: forward, backward, read, written; gradients: zeroed, written, read; moments: read, written."""
     options = TrainingOptions(param_count=1024 * 100, optimizer=optimizer, steps=3, layers=7)
@@ -90,7 +90,7 @@ def test_training_step_makes_as_many_passes_over_memory_as_its_optimizer_needs(o
 @settings(deadline=None)
 @given(
     param_count=st.integers(1, 10**6),
-    optimizer=st.sampled_from(["SGD", "MOMENTUM", "ADAM"]),
+    optimizer=st.sampled_from(["sgd", "momentum", "adam"]),
     activation=st.integers(0, 10**5),
     batch=st.integers(1, 64),
     layers=st.integers(1, 50),

@@ -220,7 +220,7 @@ def test_promotions_of_a_period_keep_the_quota():
 
 def test_training_steps_have_nothing_to_gain():
     """A cycle over all pages: no policy is more than 5 % better than first touch."""
-    training = {"param_count": 10**7, "optimizer": "ADAM", "steps": 200, "compute_seconds_per_step": 0.05}
+    training = {"param_count": 10**7, "optimizer": "adam", "steps": 200, "compute_seconds_per_step": 0.05}
     answer = report(NeoMemRequest(training=training, against=["autonuma", "pebs", "oracle_epoch"]))
     assert 0.9 < answer.speedup.first_touch < 1.05
     assert any("little to gain" in warning for warning in answer.warnings)

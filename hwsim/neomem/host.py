@@ -1,0 +1,78 @@
+"""NeoMem as a host sees it: requests, reports, and the traces that callers have uploaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..simulator import HwsimError, Job
+from ..wire import decode
+from . import machine
+from .policies import POLICIES
+from .report import NeoMemReport
+from .request import NeoMemRequest
+from .simulator import estimate
+from .traces import TraceStore
+from .upload import TraceHeader, TraceUpload
+
+TRACES_BYTES = 2**30
+"""What uploaded traces may take together; the one that was not used for longest goes first."""
+
+
+class NeoMem:
+    """Answers `NeoMemRequest`s: what a workload costs when part of memory is behind CXL.
+
+    Parameters
+    ----------
+    traces : TraceStore, optional
+        Traces that requests can name.
+    """
+
+    service = "NeoMem"
+    Request = NeoMemRequest
+    Report = NeoMemReport
+    takes_traces = True
+
+    def __init__(self, traces: TraceStore | None = None) -> None:
+        self.traces = TraceStore(TRACES_BYTES) if traces is None else traces
+
+    @classmethod
+    def make(cls, traces: TraceStore | None = None, **_: object) -> NeoMem:
+        """Make one from what its host has."""
+        return cls(traces)
+
+    def estimate(self, request: NeoMemRequest, job: Job = Job()) -> NeoMemReport:  # noqa: B008 - immutable
+        """Simulate the request; raises what `simulator.estimate` does."""
+        return estimate(request, job, self.traces)
+
+    def receive(self, parts: Iterator[Any]) -> tuple[str, int]:
+        """Take an uploaded trace in; return the name that requests give it, and how many accesses it has.
+
+        Parameters
+        ----------
+        parts : iterator of TraceChunk
+            A header, chunks, a trailer.
+
+        Raises
+        ------
+        HwsimError
+            INVALID_ARGUMENT if they come in another order, or what `TraceUpload` raises.
+        """
+        first = next(parts, None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise HwsimError("header: missing; it comes first", field="header")
+        upload = TraceUpload(decode(first.header, TraceHeader))
+        for part in parts:
+            kind = part.WhichOneof("part")
+            if kind == "data":
+                upload.chunk(part.data.seq, part.data.data, part.data.crc32c)
+            elif kind == "trailer":
+                trace = upload.finish(part.trailer.sha256, part.trailer.count)
+                return self.traces.add(trace), len(trace)
+            else:
+                raise HwsimError("header: came twice", field="header")
+        raise HwsimError("trailer: missing; it comes last", field="trailer")
+
+    def capabilities(self) -> dict[str, list[str]]:
+        """Return the policies and platforms that requests can name."""
+        return {"policy": list(POLICIES), "platform.preset": list(machine.presets())}
