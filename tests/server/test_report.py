@@ -285,7 +285,7 @@ def test_the_spec_appears_as_toml_without_none(report_of):
 
 @pytest.mark.parametrize(
     ("name", "figures"),
-    [("eight clients", 5), ("never evaluated", 2), ("failed early", 0), ("running", 3), ("nobody has an accuracy", 1)],
+    [("eight clients", 7), ("never evaluated", 2), ("failed early", 0), ("running", 5), ("nobody has an accuracy", 1)],
 )
 def test_figures_without_data_are_left_out(name, figures, report_of):
     assert Html(report_of(name)).count("figure") == figures
@@ -510,7 +510,7 @@ def test_a_comparison_page_is_self_contained_and_holds_every_run(three_seeds, tm
     page = assert_self_contained(write_comparison(three_seeds, tmp_path / "compare.html").read_text())
     for run in three_seeds:
         assert json.loads((run / "result.json").read_text())["id"] in page.text
-    assert page.count("figure") == 2
+    assert page.count("figure") == 4  # over rounds, bytes, simulated time and energy
     assert page.count("table") == 4
     assert "separates: first lower" in page.text
 
