@@ -45,7 +45,7 @@ def mean_factors(clients: Iterable[tuple[float, Tensor, Tensor]], rank: int | No
     left_oK = torch.cat([left_ok.double() * (weight / total) for weight, left_ok, _ in received], 1)
     right_Ki = torch.cat([right_ki.double() for _, _, right_ki in received])
     basis_oK, left_KK = torch.linalg.qr(left_oK)
-    basis_iK, right_KK = torch.linalg.qr(right_Ki.T)
+    right_KK = torch.linalg.qr(right_Ki.T, mode="r").R
     turn_KK, sigma_K, _ = torch.linalg.svd(left_KK @ right_KK.T, full_matrices=False)
     directions_oq = canonical(basis_oK @ turn_KK[:, : rank or len(sigma_K)])
     return directions_oq, (directions_oq.T @ left_oK) @ right_Ki
