@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from ..core.errors import CalibrationError
 from .codec import Calibration
+from .lowrank import cholesky_root
 
-Statistic = Literal["abs_mean", "abs_max", "second_moment", "gradient"]
+Statistic = Literal["abs_mean", "abs_max", "root", "gradient"]
 Layer = nn.Linear | nn.Conv2d
 
 
@@ -50,9 +51,9 @@ def collect(calibration: Calibration, statistic: Statistic, names: Iterable[str]
     Parameters
     ----------
     calibration : Calibration
-    statistic : {"abs_mean", "abs_max", "second_moment", "gradient"}
-        Of each input over tokens: mean or maximum of |x|, shape (i,); mean of x x^T, shape (i, i). Or the root of the weight's
-        mean squared gradient over outputs and batches, shape (i,), which needs `calibration.loss`.
+    statistic : {"abs_mean", "abs_max", "root", "gradient"}
+        Of each input over tokens: mean or maximum of |x|, shape (i,); a root of the mean of x x^T, shape (i, min(t, i)). Or the
+        root of the weight's mean squared gradient over outputs and batches, shape (i,), which needs `calibration.loss`.
     names : iterable of str
         Of weights; those that no layer that can be scaled has, or that no batch reached, are not in the answer.
 
@@ -60,6 +61,8 @@ def collect(calibration: Calibration, statistic: Statistic, names: Iterable[str]
     ------
     CalibrationError
         If there are no batches, an input is not finite, or the loss is missing.
+    CodecError
+        If the second moment overflows.
     """
     if not calibration.batches:
         raise CalibrationError("calibration: there are no batches; give at least one")
@@ -84,18 +87,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _inputs(calibration: Calibration, wanted: Mapping[str, Layer], statistic: Statistic) -> dict[str, Tensor]:
-    totals: dict[str, Tensor] = {}
-    tokens: dict[str, int] = {}
+    summaries = {name: SUMMARIES[statistic]() for name in wanted}
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             x_ti = _tokens(layer, arguments[0].detach())
             if not bool(x_ti.isfinite().all()):
                 raise CalibrationError(f"calibration: the inputs of {name!r} hold NaN or infinity")
-            seen = _summary(x_ti, statistic)
-            if name in totals:
-                seen = torch.maximum(totals[name], seen) if statistic == "abs_max" else totals[name] + seen
-            totals[name], tokens[name] = seen, tokens.get(name, 0) + len(x_ti)
+            if len(x_ti):
+                summaries[name].add(x_ti)
 
         return hook
 
@@ -107,9 +107,7 @@ def _inputs(calibration: Calibration, wanted: Mapping[str, Layer], statistic: St
     finally:
         for handle in handles:
             handle.remove()
-    if statistic == "abs_max":
-        return totals
-    return {name: total / tokens[name] for name, total in totals.items() if tokens[name]}
+    return {name: summary.result() for name, summary in summaries.items() if summary.tokens}
 
 
 def _tokens(layer: nn.Module, x: Tensor) -> Tensor:
@@ -121,12 +119,64 @@ def _tokens(layer: nn.Module, x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def _summary(x_ti: Tensor, statistic: Statistic) -> Tensor:
-    if statistic == "second_moment":
-        return (x_ti.T @ x_ti).double()
-    if statistic == "abs_max":
-        return x_ti.abs().amax(0).double() if len(x_ti) else x_ti.new_zeros(x_ti.shape[1]).double()
-    return x_ti.abs().sum(0, dtype=torch.float64)
+class AbsMean:
+    """The mean of |x| over tokens, (i,)."""
+
+    def __init__(self) -> None:
+        self.tokens, self.total_i = 0, torch.zeros((), dtype=torch.float64)
+
+    def add(self, x_ti: Tensor) -> None:
+        """Take more tokens."""
+        self.tokens += len(x_ti)
+        self.total_i = self.total_i + x_ti.abs().sum(0, dtype=torch.float64)
+
+    def result(self) -> Tensor:
+        """Return the mean."""
+        return self.total_i / self.tokens
+
+
+class AbsMax(AbsMean):
+    """The largest |x| over tokens, (i,)."""
+
+    def add(self, x_ti: Tensor) -> None:
+        """Take more tokens."""
+        self.tokens += len(x_ti)
+        self.total_i = torch.maximum(self.total_i, x_ti.abs().amax(0).double())
+
+    def result(self) -> Tensor:
+        """Return the largest."""
+        return self.total_i
+
+
+class Root:
+    """A root S of the second moment, S S^T = mean of x x^T, (i, s).
+
+    Up to i tokens they are such a root themselves; a wide layer's (i, i) moment and its Cholesky factor would be far more work.
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._kept: list[Tensor] = []
+        self._moment_ii: Tensor | None = None
+
+    def add(self, x_ti: Tensor) -> None:
+        """Take more tokens."""
+        self.tokens += len(x_ti)
+        self._kept.append(x_ti)
+        if self._moment_ii is not None or self.tokens > x_ti.shape[1]:
+            for kept_ti in self._kept:
+                moment_ii = (kept_ti.T @ kept_ti).double()
+                self._moment_ii = moment_ii if self._moment_ii is None else self._moment_ii.add_(moment_ii)
+            self._kept = []
+
+    def result(self) -> Tensor:
+        """Return the root."""
+        if self._moment_ii is None:
+            return torch.cat(self._kept).double().T / self.tokens**0.5
+        return cholesky_root(self._moment_ii / self.tokens)
+
+
+SUMMARIES: dict[str, type[AbsMean] | type[Root]] = {"abs_mean": AbsMean, "abs_max": AbsMax, "root": Root}
 
 
 def _gradients(calibration: Calibration, wanted: Mapping[str, Layer]) -> dict[str, Tensor]:

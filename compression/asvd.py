@@ -25,7 +25,7 @@ from torch import Tensor
 from ..core.errors import CodecError
 from .activations import Statistic, collect
 from .codec import CodecOptions, Context, Encoding, Parts, matrix, matrix_shape
-from .lowrank import Decomposition, Factorisation, FactorStage, Fuse, affordable_rank, cholesky_root, decompose, saves, warm
+from .lowrank import Decomposition, Factorisation, FactorStage, Fuse, affordable_rank, decompose, saves, warm
 from .strs import by_loss, by_stable_rank, search
 
 EPSILON = 1e-6  # added to a scale after its power, as in ASVD's code
@@ -105,11 +105,11 @@ class SvdLlmOptions(LowRankOptions):
     @property
     def statistic(self) -> Statistic:
         """What of the inputs the scale is made of."""
-        return "second_moment"
+        return "root"
 
     def scale(self, statistic: Tensor) -> Tensor:
-        """Return the Cholesky factor."""
-        return cholesky_root(statistic)
+        """Return the root as it is."""
+        return statistic
 
 
 class LowRank(FactorStage):

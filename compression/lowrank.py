@@ -29,6 +29,8 @@ Factorisation = Literal["gram", "exact"]
 Fuse = Literal["UV", "U", "V"]
 NEGLIGIBLE = 1e-7
 """Singular values below this share of the largest cannot be told from 0 by a Gram matrix in double precision."""
+UNSEEN = 1e-6
+"""What a direction counts that no calibration token has, over what one counts in the mean."""
 
 
 def affordable_rank(outputs: int, inputs: int, ratio: float) -> int:
@@ -92,13 +94,22 @@ class Decomposition:
 
 
 def scaled(weight_oi: Tensor, scale: Tensor | None) -> Tensor:
-    """Return W S in double precision, for S = I (None), a diagonal (i,), or a matrix (i, i)."""
+    """Return W S in double precision, for S = I (None), a diagonal (i,), or a matrix (i, s).
+
+    A matrix with fewer columns than inputs is a root of a singular moment: the moment is shifted by `UNSEEN` of its mean
+    diagonal, so that directions of which the data tell nothing are ranked by the weights.
+    """
     weight_oi = weight_oi.double()
     if scale is None:
         return weight_oi
-    if scale.shape not in ((weight_oi.shape[1],), (weight_oi.shape[1],) * 2):
+    if scale.ndim > 2 or scale.shape[0] != weight_oi.shape[1]:
         raise CodecError(f"a scale of shape {list(scale.shape)} does not fit a matrix of shape {list(weight_oi.shape)}")
-    return weight_oi * scale if scale.ndim == 1 else weight_oi @ scale
+    if scale.ndim == 1:
+        return weight_oi * scale
+    if scale.shape[1] >= scale.shape[0]:
+        return weight_oi @ scale
+    shift = (UNSEEN * scale.square().sum() / len(scale)).sqrt()
+    return torch.cat([weight_oi @ scale, shift * weight_oi], 1)
 
 
 def decompose(weight_oi: Tensor, scale: Tensor | None = None, how: Factorisation = "gram") -> Decomposition:
@@ -108,7 +119,7 @@ def decompose(weight_oi: Tensor, scale: Tensor | None = None, how: Factorisation
     ----------
     weight_oi : Tensor, shape (o, i)
     scale : Tensor, optional
-        S: shape (i,) for a diagonal, (i, i) for any root of the inputs' second moment; None: the identity.
+        S: shape (i,) for a diagonal, (i, s) for any root of the inputs' second moment; None: the identity.
     how : {"gram", "exact"}
         Eigenvectors of the smaller Gram matrix, or an SVD; both in double precision. The former is several times faster and
         loses the singular values below `NEGLIGIBLE` times the largest.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedcosim.compression.aggregate import mean_factors
-from fedcosim.compression.asvd import AsvdOptions, SvdLlmOptions
+from fedcosim.compression.asvd import AsvdOptions
 from fedcosim.compression.lowrank import affordable_rank, cholesky_root, decompose, saves, warm
 from fedcosim.core.errors import CodecError
 
@@ -70,6 +70,18 @@ def test_calibration_loss_of_whitening_is_what_its_singular_values_say():
         assert loss == pytest.approx(decomposition.lost(rank) * len(x_ti) ** 0.5, rel=1e-9)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_few_tokens_are_a_root_themselves(shape):
+    """Any S with S S^T = C gives the same factors; as many ranks as tokens keep all outputs."""
+    weight_oi, few_it = normal(*shape), normal(shape[1], 12, seed=1)
+    shifted = few_it @ few_it.T + 1e-6 * few_it.square().sum() / shape[1] * torch.eye(shape[1])
+    np.testing.assert_allclose(
+        product(weight_oi, few_it, 20), product(weight_oi, torch.linalg.cholesky(shifted.double()), 20), atol=1e-4
+    )
+    kept = product(weight_oi, few_it, 12)
+    assert relative(kept @ few_it - weight_oi @ few_it, weight_oi @ few_it) < 1e-2
+
+
 def output_errors(weight_oi: Tensor, calibration_ti: Tensor, held_out_ti: Tensor, rank: int) -> dict[str, float]:
     """Return the relative error of outputs on held-out inputs."""
     mean_i, largest_i = calibration_ti.abs().mean(0), calibration_ti.abs().amax(0)
@@ -79,7 +91,7 @@ def output_errors(weight_oi: Tensor, calibration_ti: Tensor, held_out_ti: Tensor
         "alpha 0.5": AsvdOptions().scale(mean_i),
         "alpha 1": AsvdOptions(alpha=1).scale(mean_i),
         "abs_max": AsvdOptions(scale_by="abs_max").scale(largest_i),
-        "whitening": SvdLlmOptions().scale(calibration_ti.T @ calibration_ti / len(calibration_ti)),
+        "whitening": cholesky_root(calibration_ti.T @ calibration_ti / len(calibration_ti)),
     }
     outputs = held_out_ti @ weight_oi.T
     return {
@@ -120,7 +132,7 @@ def test_truncation_projects_so_norms_never_grow(shape):
     """A server may count on it in exact arithmetic: W_k = U U^T W. Inputs that are always 0 must not break it."""
     weight_oi, scale_i = normal(*shape), normal(shape[1], seed=1).abs()
     scale_i[::3] = 0
-    for scale in (None, scale_i, cholesky_root(normal(shape[1], 20, seed=2).cov())):
+    for scale in (None, scale_i, cholesky_root(normal(shape[1], 20, seed=2).cov()), normal(shape[1], 20, seed=2)):
         truncated = product(weight_oi, scale, 15)
         assert truncated.norm() <= weight_oi.norm() * (1 + 1e-12)
         left_ok, _ = decompose(weight_oi, scale).factors(15, "V")
