@@ -11,6 +11,7 @@ scikit-learn's digits.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import math
 import os
@@ -97,10 +98,9 @@ def digits(seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], tup
     return (x[:1200], y[:1200]), (x[1200:1300], y[1200:1300]), (x[1300:], y[1300:])
 
 
-def train(module: nn.Module, x: Tensor, y: Tensor, epochs: int, lr: float, seed: int) -> None:
-    """Train by SGD with momentum, batches of 32."""
+def train(module: nn.Module, x: Tensor, y: Tensor, epochs: int, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    """Train in batches of 32."""
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(module.parameters(), lr=lr, momentum=0.9)
     module.train()
     for _ in range(epochs):
         for batch in torch.randperm(len(x), generator=generator).split(32):
@@ -130,9 +130,9 @@ def local_update(seed: int) -> tuple[nn.Module, Base, dict[str, Tensor], Calibra
     """Return a CNN of 1.63 M parameters, its weights before and after a client's epoch, calibration data, test images."""
     (x, y), held_out, (test, _) = digits(seed)
     module = Labelled(initialise(MODELS.parse({"name": "cnn"}), (3, 32, 32), 10, seed))
-    train(module, x[:900], y[:900], 2, 0.01, seed)
+    train(module, x[:900], y[:900], 2, torch.optim.Adam(module.parameters(), 1e-3), seed)
     base = Base({name: value.clone() for name, value in module.state_dict().items()})
-    train(module, x[900:], y[900:], 1, 0.01, seed)
+    train(module, x[900:], y[900:], 1, torch.optim.SGD(module.parameters(), 0.05), seed)
     update = {name: value.clone() for name, value in module.state_dict().items()}
     return module, base, update, calibration_on(module, *held_out), test
 
@@ -178,17 +178,16 @@ def encoding(options: argparse.Namespace) -> None:
 
 
 def fitted(codec: Any, field: str, budget: int, encode: Callable[..., Any]) -> Any:
-    """Return the encoding with the largest value of `field` that is not above the budget; None if there is none."""
-    best, low, high = None, 0.0005, 0.999
-    if field == "rank":
-        for rank in range(1, 200):
-            if len((one := encode(codec=codec, rank=rank)).blob) > budget:
-                return best
+    """Return the encoding that uses most of the budget and not more, of a few values of `field`."""
+    best, value = None, 16 if field == "rank" else 0.2
+    for _ in range(5):
+        one = encode(codec=codec, **{field: value})
+        size = len(one.blob)
+        if size <= budget and (best is None or size > len(best.blob)):
             best = one
-    for _ in range(10):
-        middle = math.sqrt(low * high)
-        one = encode(codec=codec, **{field: middle})
-        best, low, high = (one, middle, high) if len(one.blob) <= budget else (best, low, middle)
+        if 0.97 * budget <= size <= budget:
+            break
+        value = max(1, int(value * budget / size)) if field == "rank" else min(0.95, 0.985 * value * budget / size)
     return best
 
 
@@ -208,7 +207,7 @@ def updates(options: argparse.Namespace) -> None:
             return parse({"error_feedback": False, **section}).build().encode(update, context)  # noqa: B023
 
         dense = sum(value.nbytes for value in update.values())
-        for share in (0.25, 0.13, 0.033):
+        for share in (0.13, 0.033):
             for name, codec, field, fields in FAMILIES:
                 one = fitted(codec, field, int(share * dense), encode) if field else encode(codec=codec, **fields)
                 if one is None or not 0.6 * share <= one.report.ratio <= 1.02 * share:
@@ -236,7 +235,7 @@ def transformer(options: argparse.Namespace) -> None:
         (x, y), held_out, (test, labels) = digits(seed)
         vit = MODELS.parse({"name": "vit", "dim": 64, "depth": 4, "heads": 4, "patch": 8})
         module = Labelled(initialise(vit, (3, 32, 32), 10, seed))
-        train(module, x, y, 15, 0.02, seed)
+        train(module, x, y, 15, torch.optim.Adam(module.parameters(), 1e-3), seed)
         weights = {name: value.clone() for name, value in module.state_dict().items()}
 
         def measure(name: str, setting: str, **section: Any) -> None:
@@ -321,7 +320,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     for part in options.parts:
-        print(f"\n## {part}\n\n{parts[part].__doc__}\n")
+        print(f"\n## {part}\n\n{inspect.getdoc(parts[part])}\n")
         parts[part](options)
 
 
