@@ -7,8 +7,9 @@ from typing import Any
 
 from ..core.errors import SpecError
 from ..core.options import Registry, validate
-from .chain import Codec, Encoded, Report, UploadOptions
+from .chain import Codec, Encoded, UploadOptions
 from .codec import Calibration, CodecOptions, Context
+from .report import Report
 from .wire import Base, Layout, layout
 
 __all__ = [

@@ -67,8 +67,8 @@ class LowRankOptions(CodecOptions):
         return None
 
     def scale(self, statistic: Tensor) -> Tensor:
-        """Return S as `decompose` takes it."""
-        raise NotImplementedError
+        """Return S as `decompose` takes it: here the statistic itself."""
+        return statistic
 
 
 class SvdOptions(LowRankOptions):
@@ -106,10 +106,6 @@ class SvdLlmOptions(LowRankOptions):
     def statistic(self) -> Statistic:
         """What of the inputs the scale is made of."""
         return "root"
-
-    def scale(self, statistic: Tensor) -> Tensor:
-        """Return the root as it is."""
-        return statistic
 
 
 class LowRank(FactorStage):

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -23,7 +23,9 @@ from torch import Tensor
 from ..core.errors import CalibrationError, CodecError, PayloadError
 from ..core.options import Options
 from .codec import SMALL, CodecOptions, Context, Encoding, Stage
-from .wire import DTYPES, Base, Body, Layout, dense_bytes, dtype_name, layout, open_sealed, seal
+from .nodes import Node, Reader
+from .report import Report, TensorReport
+from .wire import DTYPES, Base, Layout, dense_bytes, dtype_name, layout, open_sealed, seal
 
 Target = Literal["delta", "weights"]
 RESIDUAL = "residual/"  # before a tensor's name: what was lost of it, in the state
@@ -42,7 +44,7 @@ class UploadOptions(Options):
 
     @model_validator(mode="after")
     def _fits_together(self) -> UploadOptions:
-        names = [options.codec for options in self.codec]  # type: ignore[attr-defined]
+        names = [options.codec for options in self.codec]
         stages = [options.build() for options in self.codec]
         for options, name in zip(self.codec, names, strict=True):
             if self.target not in options.targets:
@@ -67,51 +69,7 @@ class UploadOptions(Options):
         if feedback is None:
             worth_it = any(stage.biased for stage in stages) and all(stage.contracts for stage in stages)
             feedback = self.target == "delta" and worth_it
-        return Codec([options.codec for options in self.codec], stages, self.target, feedback)  # type: ignore[attr-defined]
-
-
-@dataclass(frozen=True)
-class TensorReport:
-    """What became of one tensor.
-
-    Attributes
-    ----------
-    how : str
-        The codecs that took it and their numbers, ``"dense"``, or ``"= other"`` for a tensor that equals another one.
-    error : float
-        Frobenius norm of what was lost over that of what was to be encoded (delta and residual, or weights).
-    note : str
-        Why it travels as it is, where that is worth telling.
-    """
-
-    name: str
-    dense_bytes: int
-    encoded_bytes: int
-    how: str
-    error: float
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What an encoding cost and lost; `encoded_bytes` is the length of the blob, header and all."""
-
-    codec: tuple[str, ...]
-    target: Target
-    dense_bytes: int
-    encoded_bytes: int
-    error: float
-    encode_s: float
-    tensors: tuple[TensorReport, ...]
-
-    @property
-    def ratio(self) -> float:
-        """Encoded over dense bytes."""
-        return self.encoded_bytes / self.dense_bytes if self.dense_bytes else 1.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain values."""
-        return {**asdict(self), "ratio": self.ratio}
+        return Codec([options.codec for options in self.codec], stages, self.target, feedback)
 
 
 @dataclass(frozen=True)
@@ -121,59 +79,6 @@ class Encoded:
     blob: bytes
     report: Report
     state: dict[str, Tensor]
-
-
-@dataclass
-class Node:
-    """How one tensor, or one part of one, is encoded: as it is (no stage), or by a stage into parts, which are nodes.
-
-    Attributes
-    ----------
-    array : Tensor, optional
-        What travels, where there is no stage.
-    """
-
-    stage: int | None = None
-    meta: Mapping[str, int] = field(default_factory=dict)
-    parts: Sequence[Node] = ()
-    array: Tensor | None = None
-
-    def arrays(self) -> Iterator[Tensor]:
-        """Yield the arrays that travel, in the order in which they do."""
-        if self.array is not None:
-            yield self.array
-        for part in self.parts:
-            yield from part.arrays()
-
-    def decoded(self, stages: Sequence[Stage], shape: tuple[int, ...]) -> Tensor:
-        """Reconstruct the tensor."""
-        if self.stage is None:
-            assert self.array is not None
-            return self.array
-        stage = stages[self.stage]
-        layouts = stage.layout(self.meta, shape)
-        tensors = [part.decoded(stages, expected.shape) for part, expected in zip(self.parts, layouts, strict=True)]
-        return stage.decode(self.meta, tensors, shape)
-
-    def header(self, stages: Sequence[Stage]) -> Any:
-        """Return what the blob's header tells: 0, or the stage, its numbers, and the parts that later stages could take."""
-        if self.stage is None:
-            return 0
-        parts = [] if stages[self.stage].terminal else [part.header(stages) for part in self.parts if part.goes_on]
-        return [self.stage, dict(self.meta), *([parts] if parts else [])]
-
-    @property
-    def goes_on(self) -> bool:
-        """It is a part that later stages could take."""
-        return self.array is None or self.array.dtype == torch.float32
-
-    def how(self, names: Sequence[str]) -> str:
-        """Describe it to a person."""
-        if self.stage is None:
-            return "dense"
-        numbers = "".join(f" {key}={value}" for key, value in self.meta.items())
-        inner = sorted({part.how(names) for part in self.parts if part.stage is not None})
-        return f"{names[self.stage]}{numbers}" + "".join(f" > {how}" for how in inner)
 
 
 class Codec:
@@ -407,71 +312,7 @@ class Codec:
             )
         if header["base"] != (fingerprint := base.fingerprint if base and self.target == "delta" else None):
             raise PayloadError(f"the update is relative to model {header['base']!r}; expected {fingerprint!r}")
-        nodes: dict[str, Node] = {}
-        for entry in header["tensors"]:
-            name, told = _entry(entry, expected, nodes)
-            nodes[name] = (
-                self._twin(name, told, expected, nodes)
-                if isinstance(told, str)
-                else self._node(told, name, *expected[name], body)
-            )
-        if missing := sorted(expected.keys() - nodes.keys()):
-            raise PayloadError(f"tensor {missing[0]!r} is missing from the update ({len(missing)} such tensors)")
-        body.close()
-        return {name: nodes[name] for name in expected}
-
-    def _twin(self, name: str, other: str, expected: Layout, nodes: Mapping[str, Node]) -> Node:
-        if other not in nodes or expected[other] != expected[name]:
-            raise PayloadError(
-                f"tensor {name!r}: is said to equal {other!r}, which is no earlier tensor of its shape and dtype"
-            )
-        return nodes[other]
-
-    def _node(self, told: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype, body: Body, first: int = 0) -> Node:
-        """Read one tensor, or a part of one, of which the header tells `told`."""
-        if type(told) is int and told == 0:
-            array = body.take(shape, dtype, f"tensor {name!r}")
-            if not bool(array.isfinite().all()):
-                raise PayloadError(f"tensor {name!r} holds NaN or infinity")
-            return Node(array=array)
-        match told:
-            case [int(index), dict(meta), *rest] if first <= index < len(self.stages) and len(rest) <= 1:
-                inner = rest[0] if rest else []
-            case _:
-                raise PayloadError(f"tensor {name!r}: {told!r} is no encoding by {' > '.join(self.names)}")
-        stage = self.stages[index]
-        if not dtype.is_floating_point or not isinstance(inner, list):
-            raise PayloadError(f"tensor {name!r}: {told!r} is no encoding of {dtype_name(dtype)}")
-        try:
-            layouts = stage.layout(meta, shape)
-        except PayloadError as error:
-            raise PayloadError(f"tensor {name!r}: {error}") from None
-        go_on = [not stage.terminal and part.dtype == torch.float32 for part in layouts]
-        if len(inner) != sum(go_on):
-            raise PayloadError(f"tensor {name!r}: {told!r} tells of another number of parts than {self.names[index]!r} makes")
-        tells = iter(inner)
-        parts = [
-            self._node(next(tells) if more else 0, name, part.shape, part.dtype, body, index + 1)
-            for part, more in zip(layouts, go_on, strict=True)
-        ]
-        return Node(index, meta, parts)
-
-
-def _entry(entry: Any, expected: Layout, seen: Mapping[str, Node]) -> tuple[str, Any]:
-    """Check what the header tells of one tensor, but for its encoding, which is returned with its name."""
-    match entry:
-        case [str(name), str(dtype), list(shape), told]:
-            pass
-        case _:
-            raise PayloadError("the header tells of a tensor otherwise than by name, dtype, shape and encoding")
-    if name not in expected:
-        raise PayloadError(f"tensor {name!r} is unexpected in the update")
-    if name in seen:
-        raise PayloadError(f"tensor {name!r} is in the update twice")
-    wanted = [dtype_name(expected[name][1]), list(expected[name][0])]
-    if [dtype, shape] != wanted or any(type(size) is not int for size in shape):
-        raise PayloadError(f"tensor {name!r} is {dtype}{shape}, expected {wanted[0]}{wanted[1]}")
-    return name, told
+        return Reader(self.names, self.stages, expected, body).read(header["tensors"])
 
 
 def _twins(update: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> dict[str, str]:

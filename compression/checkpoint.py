@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from ..core.errors import SpecError
 from ..core.seeds import torch_stream
 from .activations import run
-from .chain import Report, UploadOptions
+from .chain import UploadOptions
 from .codec import Calibration, Context
+from .report import Report
 from .wire import layout
 
 

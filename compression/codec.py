@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import PayloadError
+from ..core.errors import CodecError, PayloadError
 from ..core.options import Options
 from .wire import Base
 
@@ -30,14 +30,16 @@ SMALL = 64
 
 
 class CodecOptions(Options):
-    """Base of what `[upload]` accepts for one codec; a subclass adds ``codec: Literal[...]``, the name, and its fields."""
+    """Base of what `[upload]` accepts for one codec; a subclass adds its fields and narrows `codec` to its name or names."""
 
     targets: ClassVar[frozenset[str]] = frozenset({"weights", "delta"})
     """What it can be applied to."""
+    codec: str
+    """The name."""
 
+    @abstractmethod
     def build(self) -> Stage:
         """Make the stage."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -179,13 +181,24 @@ class TensorStage(Stage):
     """A stage that treats every tensor alone and keeps no state."""
 
     @abstractmethod
-    def encode_tensor(self, x: Tensor, context: Context) -> Parts | None:
-        """Encode one tensor; None leaves it as it is."""
+    def encode_tensor(self, x: Tensor, context: Context) -> Parts:
+        """Encode one tensor.
+
+        Raises
+        ------
+        CodecError
+            If it cannot be encoded.
+        """
 
     def encode(self, update: Mapping[str, Tensor], context: Context) -> Encoding:
         """Encode one tensor after the other."""
-        encoded = {name: self.encode_tensor(x, context) for name, x in update.items()}
-        return Encoding({name: parts for name, parts in encoded.items() if parts is not None})
+        encoding = Encoding({})
+        for name, x in update.items():
+            try:
+                encoding.parts[name] = self.encode_tensor(x, context)
+            except CodecError as error:
+                raise CodecError(f"tensor {name!r}: {error}") from None
+        return encoding
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:

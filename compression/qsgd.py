@@ -23,10 +23,9 @@ from .packing import pack, packed_bytes
 from .rows import unpacked
 
 
-class QsgdOptions(CodecOptions):
-    """Stochastic rounding to a few levels of the norm, unbiased."""
+class StochasticOptions(CodecOptions):
+    """What QSGD and FedPAQ accept."""
 
-    codec: Literal["qsgd"] = "qsgd"
     bits: Annotated[int, Ge(2), Le(8)] = 4
     """Of a code: a sign and 2^(bits-1) - 1 levels above 0."""
     bucket: Annotated[int, Ge(1)] = 512
@@ -37,11 +36,17 @@ class QsgdOptions(CodecOptions):
         return Qsgd(self.bits, self.bucket)
 
 
-class FedPaqOptions(QsgdOptions):
+class QsgdOptions(StochasticOptions):
+    """Stochastic rounding to a few levels of the norm, unbiased."""
+
+    codec: Literal["qsgd"] = "qsgd"
+
+
+class FedPaqOptions(StochasticOptions):
     """FedPAQ: QSGD on what local training changed."""
 
     targets: ClassVar = frozenset({"delta"})
-    codec: Literal["fedpaq"] = "fedpaq"  # type: ignore[assignment]
+    codec: Literal["fedpaq"] = "fedpaq"
 
 
 class Qsgd(TensorStage):

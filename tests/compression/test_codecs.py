@@ -85,7 +85,7 @@ def test_random_codecs_are_right_on_average(fields):
 def test_qsgd_draws_a_neighbouring_level(x, bits, seed):
     decoded = round_trip(torch.from_numpy(x), seed, chain="qsgd", bits=bits, bucket=65).numpy().astype(np.float64)
     norms = np.repeat(np.linalg.norm(x.reshape(2, 65).astype(np.float64), axis=1), 65)
-    assert (np.abs(decoded - x) <= norms / (2 ** (bits - 1) - 1) * (1 + 1e-4)).all()
+    assert (np.abs(decoded - x) <= norms / (2 ** (bits - 1) - 1) * (1 + 1e-4) + 1e-18).all()  # single-precision norms underflow
     assert (decoded * x >= 0).all()
 
 
