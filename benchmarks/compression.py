@@ -18,6 +18,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def local_update(seed: int) -> tuple[nn.Module, Base, dict[str, Tensor], Calibra
     return module, base, update, calibration_on(module, *held_out), test
 
 
+SEARCHED = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
 FAMILIES: list[tuple[str, Any, str | None, dict[str, Any]]] = [
     ("fp16", "fp16", None, {}),
     ("int8", "int8", None, {}),
@@ -151,6 +153,7 @@ FAMILIES: list[tuple[str, Any, str | None, dict[str, Any]]] = [
     ("SVD", "svd", "ratio", {}),
     ("ASVD", "asvd", "ratio", {}),
     ("SVD-LLM", "svd-llm", "ratio", {}),
+    ("SVD, searched ranks", "svd", "ratio", {"ranks": "stable_rank", "candidates": SEARCHED}),
     ("SVD > int8", ["svd", "int8"], "ratio", {}),
     ("ASVD > int8", ["asvd", "int8"], "ratio", {}),
     ("SVD-LLM > int8", ["svd-llm", "int8"], "ratio", {}),
@@ -177,11 +180,13 @@ def encoding(options: argparse.Namespace) -> None:
     table(["codec", "", "bytes", "encode, s", "decode, s"], rows)
 
 
-def fitted(codec: Any, field: str, budget: int, encode: Callable[..., Any]) -> Any:
+def fitted(field: str | None, budget: int, encode: Callable[..., Any]) -> Any:
     """Return the encoding that uses most of the budget and not more, of a few values of `field`."""
+    if field is None:
+        return encode()
     best, value = None, 16 if field == "rank" else 0.2
     for _ in range(5):
-        one = encode(codec=codec, **{field: value})
+        one = encode(**{field: value})
         size = len(one.blob)
         if size <= budget and (best is None or size > len(best.blob)):
             best = one
@@ -209,8 +214,8 @@ def updates(options: argparse.Namespace) -> None:
         dense = sum(value.nbytes for value in update.values())
         for share in (0.13, 0.033):
             for name, codec, field, fields in FAMILIES:
-                one = fitted(codec, field, int(share * dense), encode) if field else encode(codec=codec, **fields)
-                if one is None or not 0.6 * share <= one.report.ratio <= 1.02 * share:
+                one = fitted(field, int(share * dense), partial(encode, codec=codec, **fields))
+                if one is None or not 0.9 * share <= one.report.ratio <= 1.02 * share:
                     continue
                 decoded = parse({"codec": codec, **fields, **({field: 1 if field == "rank" else 0.5} if field else {})}).build()
                 module.load_state_dict(decoded.decode(one.blob, layout(update), base))

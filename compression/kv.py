@@ -1,8 +1,8 @@
 """A smaller KV cache: keys and values of a causal language model through low-rank projections.
 
-Source: Yuan et al., arXiv:2312.05821, section 3.5. With W = A B of rank k, a cache can hold B x, k numbers, in place of W
-x. Ours: the ratio is k over the outputs, which is right for grouped queries too (the official code halves a ratio of 0 to
-2, which is only right for square matrices). Here are the weights and the sizes; no cache is implemented. Rotary models must
+Source: Yuan et al., arXiv:2312.05821 (KV cache). With W = A B of rank k, a cache can hold B x, k numbers, in place of W x.
+Ours: the ratio is k over the outputs, which is right for grouped queries too (the official code halves a ratio of 0 to 2,
+which is only right for square matrices). Here are the weights and the sizes; no cache is implemented. Rotary models must
 expand a key before they rotate it, which costs 2 k o operations a cached key at every step.
 
 Shapes: o = outputs of a projection, k = rank.

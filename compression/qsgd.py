@@ -1,9 +1,9 @@
 """QSGD: stochastic rounding that is right on average; and FedPAQ, which is QSGD on clients' deltas.
 
-Source: Alistarh et al., arXiv:1610.02132, section 3.1: Q(v) = |v|_2 sgn(v) l / s with l one of the two integers beside s
-|v_i| / |v|_2, drawn so that the mean is v_i; section 4 for buckets. Reisizadeh et al., arXiv:1909.13014 (FedPAQ) quantises
-local models' deltas so, between rounds of several local steps and partial participation, which the engine has anyway. Ours:
-fixed-width codes in place of Elias coding.
+Source: Alistarh et al., arXiv:1610.02132: Q(v) = |v|_2 sgn(v) l / s with l one of the two integers beside s |v_i| / |v|_2,
+drawn so that the mean is v_i, and norms of buckets. Reisizadeh et al., arXiv:1909.13014 (FedPAQ) quantises local models'
+deltas so, between rounds of several local steps and partial participation, which the engine has anyway. Ours: fixed-width
+codes in place of Elias coding.
 
 Shapes: B = buckets, D = values in a bucket, N = values of the tensor.
 """

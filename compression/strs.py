@@ -1,11 +1,11 @@
 """Ranks of all layers under one budget, by how sensitive each layer is: ASVD's truncation rank search.
 
-Source: Yuan et al., arXiv:2312.05821, section 3.4 and the published code. Layers are truncated one at a time to each
-candidate ratio; all (layer, ratio) pairs are sorted by sensitivity, worst first; a cut is chosen, and every layer gets the
-smallest ratio that stands after the cut, or stays whole. Ours: a budget in numbers that really travel, k (o + i), not ratio
-x size; the best cut that meets it, where the code takes the last one it tried; what the cut leaves over goes to the layer
-at the cut. Perplexity is the exponential of the mean loss, so it ranks pairs as the loss does; the loss is used, for it
-does not overflow.
+Source: Yuan et al., arXiv:2312.05821, and the published code. Layers are truncated one at a time to each candidate ratio;
+all (layer, ratio) pairs are sorted by sensitivity, worst first; a cut is chosen, and every layer gets the smallest ratio
+that stands after the cut, or stays whole. Ours: a budget in numbers that really travel, k (o + i), not ratio x size; the
+best cut that meets it, where the code takes the last one it tried; what the cut leaves over goes to the layer at the cut.
+Perplexity is the exponential of the mean loss, so it ranks pairs as the loss does; the loss is used, for it does not
+overflow.
 
 Shapes: o = outputs, i = inputs, k = rank.
 """
