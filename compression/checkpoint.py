@@ -142,7 +142,8 @@ def compress(
             raise SpecError(
                 f"codec {' > '.join(codec.names)} calibrates itself: give a transformers folder of a language model, and a text"
             )
-        calibration = Calibration(checkpoint.module.float(), batches, language_loss)
+        # transformers' own `float` refuses models that came from a quantised file, also once they are de-quantised
+        calibration = Calibration(nn.Module.float(checkpoint.module), batches, language_loss)
     buffers = frozenset(name for name, _ in checkpoint.module.named_buffers()) if checkpoint.module else frozenset()
     context = Context(generator=torch_stream(seed, "compress"), calibration=calibration, buffers=buffers)
     encoded = codec.encode(checkpoint.tensors, context)

