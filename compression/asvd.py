@@ -54,7 +54,7 @@ class LowRankOptions(CodecOptions):
     @model_validator(mode="after")
     def _warm_starts_know_their_rank(self) -> LowRankOptions:
         if self.start == "warm" and self.ranks != "uniform":
-            raise ValueError("upload.start = 'warm': ranks must not change between rounds; choose upload.ranks = 'uniform'")
+            raise ValueError("start = 'warm': ranks must not change between rounds; choose ranks = 'uniform'")
         return self
 
     def build(self) -> LowRank:

@@ -48,18 +48,14 @@ class UploadOptions(Options):
         stages = [options.build() for options in self.codec]
         for options, name in zip(self.codec, names, strict=True):
             if self.target not in options.targets:
-                raise ValueError(
-                    f"upload.target = {self.target!r}: codec {name!r} encodes {', '.join(sorted(options.targets))} only"
-                )
+                raise ValueError(f"target = {self.target!r}: codec {name!r} encodes {', '.join(sorted(options.targets))} only")
         for stage, name, later in zip(stages, names, names[1:], strict=False):
             if stage.terminal:
-                raise ValueError(f"upload.codec = {names}: {name!r} leaves nothing for {later!r} to encode; put it last")
+                raise ValueError(f"codec = {names}: {name!r} leaves nothing for {later!r} to encode; put it last")
         if self.error_feedback and (loud := [name for stage, name in zip(stages, names, strict=True) if not stage.contracts]):
-            raise ValueError(
-                f"upload.error_feedback = True: {loud[0]!r} averages out by itself, and fed back its error would grow"
-            )
+            raise ValueError(f"error_feedback = True: {loud[0]!r} averages out by itself, and fed back its error would grow")
         if self.error_feedback and self.target == "weights":
-            raise ValueError("upload.error_feedback = True: weights are sent whole every time; choose upload.target = 'delta'")
+            raise ValueError("error_feedback = True: weights are sent whole every time; choose target = 'delta'")
         return self
 
     def build(self) -> Codec:
@@ -151,7 +147,7 @@ class Codec:
             "codec": list(self.names),
             "target": self.target,
             "tensors": [
-                [name, dtype_name(x.dtype), list(x.shape), twins.get(name) or nodes[name].header(self.stages)]
+                [name, dtype_name(x.dtype), list(x.shape), twins[name] if name in twins else nodes[name].header(self.stages)]
                 for name, x in update.items()
             ],
         }

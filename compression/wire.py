@@ -72,7 +72,7 @@ class Base:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.tensors = tensors
+        self.tensors = {name: tensor.detach() for name, tensor in tensors.items()}
 
     @cached_property
     def fingerprint(self) -> str:

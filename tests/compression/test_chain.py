@@ -297,7 +297,7 @@ def test_complex_weights_cannot_travel():
         ({"codec": "topk", "keep": 1}, r"upload\.keep = 1"),
         ({"codec": ["int8", "asvd"]}, "leaves nothing for 'asvd'"),
         ({"codec": "signsgd", "target": "weights"}, "encodes delta only"),
-        ({"codec": "asvd", "target": "weights", "error_feedback": True}, "choose upload.target = 'delta'"),
+        ({"codec": "asvd", "target": "weights", "error_feedback": True}, "choose target = 'delta'"),
         ({"codec": "qsgd", "error_feedback": True}, "would grow"),
         ({"codec": "asvd", "start": "warm", "ranks": "loss"}, "uniform"),
     ],
@@ -391,3 +391,12 @@ def test_error_feedback_lets_many_rounds_converge(chain):
     without = federation.after(150, **fields, error_feedback=False)
     assert with_feedback < 0.5 * without
     assert np.isfinite(without)
+
+
+def test_parameters_that_want_gradients_are_taken_as_they_are():
+    """What comes from `named_parameters` need not be detached by hand, at either end."""
+    update = {"x": torch.nn.Parameter(normal(20, 30))}
+    base = Base({"x": torch.nn.Parameter(normal(20, 30, seed=1))})
+    encoded = codec("int8").encode(update, Context(base))
+    decoded = codec("int8").decode(encoded.blob, layout(update), base)
+    assert not any(x.requires_grad for x in (*decoded.values(), *encoded.state.values()))
