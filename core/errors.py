@@ -41,6 +41,14 @@ class PayloadError(FedcosimError):
     """A message carries arrays that are not what the receiver expects (keys, shapes, dtypes, finiteness)."""
 
 
+class CodecError(FedcosimError):
+    """An update cannot be encoded; the message says which tensor, and why."""
+
+
+class CalibrationError(FedcosimError):
+    """What a codec was given to calibrate itself on is missing, empty or not finite."""
+
+
 class PrivacyError(FedcosimError):
     """A client has released all that its promise allows."""
 
