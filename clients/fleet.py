@@ -60,6 +60,8 @@ class HardwareOptions(Options):
         for name in self.devices:
             if name not in known:
                 raise ValueError(f"hardware.devices.{name}: {choose(name, known)}")
+            if "." in name:  # dots divide the names of fields in a run config
+                raise ValueError(f"hardware.devices.{name}: a name with a dot cannot be used here; rename it in your file")
         for field, value in (("deadline_s", "deadline"), ("over_select", "over-select")):
             if (getattr(self, field) is None) == (self.rounds == value):
                 what = "missing; it must be given for" if self.rounds == value else "has no effect without"
@@ -143,7 +145,7 @@ ALWAYS = Presence(((0.0, math.inf),), math.inf)
 class Fleet:
     """All clients' devices, links and presence, by client id."""
 
-    device: list[str]
+    device: Sequence[str]
     link: list[Link]
     presence: list[Presence]
 
@@ -165,12 +167,12 @@ def fleet(options: HardwareOptions, clients: int, seed: int) -> Fleet:
     return Fleet(device_of(options, clients, seed), links, presence)
 
 
-def device_of(options: HardwareOptions, clients: int, seed: int) -> list[str]:
+def device_of(options: HardwareOptions, clients: int, seed: int) -> tuple[str, ...]:
     """Return every client's device: as many of each as its share says (largest remainders), shuffled by the seed.
 
     The order of `devices` does not matter: workers get their options in another one.
     """
-    return list(_assigned(tuple(sorted(options.devices.items())), clients, seed))
+    return _assigned(tuple(sorted(options.devices.items())), clients, seed)
 
 
 @lru_cache(maxsize=4)

@@ -154,10 +154,6 @@ class Host:
             self._metrics_server.shutdown()
             self._metrics_server.server_close()
 
-    def wait(self) -> None:
-        """Return once the server has ended."""
-        self._server.wait_for_termination()
-
 
 class _Servicer:
     """The methods of one simulator's service."""

@@ -35,7 +35,7 @@ class Simulator(Protocol):
 
     @classmethod
     def make(cls, **resources: Any) -> Simulator:
-        """Make one from what its host has: `models`, which builds models by name; `traces`, a store of memory traces."""
+        """Make one from what its host has: `models` and `model_names`, to build models; `traces`, a store of memory traces."""
 
     def estimate(self, request: Any, job: Job) -> Any:
         """Answer a request."""

@@ -25,6 +25,7 @@ Endpoint = Annotated[
     str | None, typer.Option("--endpoint", help="host:port of a service; in this process when absent.", show_default=False)
 ]
 TOKEN = "FEDCOSIM_HWSIM_TOKEN"
+RECORDED_STEPS = 20  # how often a recorded training step is run
 
 
 @app.command()
@@ -43,6 +44,7 @@ def serve(
     from ..hwsim.service import Host, Limits, Tls, build
     from ..hwsim.simulators import SIMULATORS
     from .architectures import example
+    from .architectures import names as model_names
     from .cli import stderr
 
     if (tls_certificate is None) != (tls_key is None):
@@ -50,7 +52,8 @@ def serve(
     wanted = [name for name in names or ["all"] if name != "all"] or list(SIMULATORS)
     tls = Tls.read(tls_certificate, tls_key, tls_client_ca) if tls_certificate and tls_key else None
     limits = Limits(concurrency, deadline_s)
-    server = Host(build(wanted, models=example), f"{host}:{port}", limits, tls, os.environ.get(TOKEN), metrics_port)
+    simulators = build(wanted, models=example, model_names=model_names())
+    server = Host(simulators, f"{host}:{port}", limits, tls, os.environ.get(TOKEN), metrics_port)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
@@ -133,7 +136,7 @@ def neomem(
     fields["against"] = [name.strip() for name in against.split(",") if name.strip()]
     if trace.startswith("train:"):
         recorded, seconds = _recorded(trace.removeprefix("train:"), batch, device)
-        fields |= {"trace_id": client.upload(recorded), "repeats": 20, "compute_seconds": seconds}
+        fields |= {"trace_id": client.upload(recorded), "repeats": RECORDED_STEPS, "compute_seconds": seconds}
     elif Path(trace).suffix in (".npz", ".i32", ".i64"):
         from ..hwsim.neomem.traces import load
 

@@ -57,7 +57,6 @@ class Timing:
     energy_low_j: float | None
     energy_high_j: float | None
     straggler: Part | None
-    parts: Sequence[Part]
     dropped: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -100,7 +99,7 @@ class Clock:
         """
         wanted = min(self.asked, len(clients))
         while len(there := [c for c in clients if self.fleet.presence[c].until(self.now_s) > self.now_s]) < wanted:
-            later = [self.fleet.presence[c].next(self.now_s) for c in clients if c not in set(there)]
+            later = [self.fleet.presence[c].next(self.now_s) for c in set(clients).difference(there)]
             upcoming = sorted(time for time in later if self.now_s < time < math.inf)
             if not upcoming or self.now_s - self._began_s > self._horizon_s(clients):
                 raise RoundError(
@@ -143,7 +142,6 @@ class Clock:
             energy_low_j=sum(p.energy_low_j for p in known) if known else None,
             energy_high_j=sum(p.energy_high_j for p in known) if known else None,
             straggler=straggler,
-            parts=known,
             dropped=dropped,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -38,6 +38,7 @@ class ModelRequest(Options):
     per_sample: bool = False
     """DP-SGD: a gradient for every sample."""
     precision: Precision = "fp32"
+    """Chooses the device's rate; amounts of memory stay those of fp32 numbers."""
     channels: Dimension | None = None
     """Of the images; the architecture's usual ones when absent."""
     height: Dimension | None = None
@@ -102,6 +103,8 @@ class Roofline:
     ----------
     models : callable, optional
         Builds models by name; without it, requests that name one are refused.
+    model_names : sequence of str
+        The names that it knows.
     """
 
     service = "Roofline"
@@ -109,13 +112,13 @@ class Roofline:
     Report = RooflineReport
     takes_traces = False
 
-    def __init__(self, models: Models | None = None) -> None:
-        self._models = models
+    def __init__(self, models: Models | None = None, model_names: Sequence[str] = ()) -> None:
+        self._models, self._model_names = models, list(model_names)
 
     @classmethod
-    def make(cls, models: Models | None = None, **_: object) -> Roofline:
+    def make(cls, models: Models | None = None, model_names: Sequence[str] = (), **_: object) -> Roofline:
         """Make one from what its host has."""
-        return cls(models)
+        return cls(models, model_names)
 
     def estimate(self, request: RooflineRequest, job: Job = Job()) -> RooflineReport:  # noqa: B008 - immutable
         """Say what the request's work takes.
@@ -140,8 +143,8 @@ class Roofline:
         )
 
     def capabilities(self) -> dict[str, list[str]]:
-        """Return the devices and language models that requests can name."""
-        return {"device": list(devices()), "llm.model": list(presets())}
+        """Return the devices, models and language models that requests can name."""
+        return {"device": list(devices()), "model.name": self._model_names, "llm.model": list(presets())}
 
     def _analysed(self, request: RooflineRequest, where: Device, job: Job) -> Workload:
         if request.llm is not None:

@@ -279,3 +279,12 @@ def test_a_malformed_trace_is_a_sentence_that_names_the_entry(tmp_path, content)
 def test_a_trace_that_is_not_there_is_a_sentence(tmp_path):
     with pytest.raises(SpecError, match=r"hardware\.trace = '.*nowhere\.json': cannot be read \(No such file"):
         read_trace(tmp_path / "nowhere.json")
+
+
+def test_a_device_whose_name_would_be_taken_for_a_section_is_refused(tmp_path, monkeypatch):
+    """A run config's names are divided by dots: workers would look for device `pi-4`, field `5`."""
+    own = tmp_path / "devices.toml"
+    own.write_text('["pi-4.5"]\nmemory_bytes_per_s = 1e10\npeak.fp32 = 1e11\n', encoding="utf-8")
+    monkeypatch.setenv("FEDCOSIM_DEVICES", str(own))
+    with pytest.raises(ValueError, match=r"hardware\.devices\.pi-4\.5: a name with a dot"):
+        options(devices={"pi-4.5": 1.0})

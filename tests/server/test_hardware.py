@@ -156,7 +156,7 @@ def priced(tmp_path_factory, local_ray) -> Path:
 def test_the_record_tells_time_and_energy(priced, plain):
     record = result(priced)
     jsonschema.validate(record, record_schema())
-    assert [client["device"] for client in record["clients"]] == device_of(tiny(MIXED).hardware, 8, 3)
+    assert [client["device"] for client in record["clients"]] == list(device_of(tiny(MIXED).hardware, 8, 3))
     assert Counter(client["device"] for client in record["clients"]) == {"raspberry-pi-5": 4, "jetson-orin-nano": 4}
     for line in record["rounds"]:
         last = line["straggler"]

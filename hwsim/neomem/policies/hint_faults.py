@@ -12,6 +12,7 @@ grows by half after one in which none did.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated
 
 import numpy as np
@@ -58,7 +59,7 @@ class TppOptions(HintFaultOptions):
     """Fast memory kept free."""
 
 
-class HintFaults(Policy):
+class HintFaults(Policy, ABC):
     """Marks pages and collects faults; which faults lead to promotion is the subclasses' matter."""
 
     def __init__(self, system: System, options: AutoNumaOptions | TppOptions) -> None:
@@ -89,9 +90,9 @@ class HintFaults(Policy):
         if now_ps >= self._next_scan_ps:
             self._scan(now_ps)
 
+    @abstractmethod
     def hot(self, faults_N: NDArray[np.int64], now_ps: int) -> NDArray[np.int64]:
         """Return the pages to promote of those that faulted."""
-        raise NotImplementedError
 
     def _scan(self, now_ps: int) -> None:
         system, memory = self.system, self.system.memory
