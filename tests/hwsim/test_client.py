@@ -9,6 +9,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from asking import ask
 
 from fedcosim.core.errors import SpecError
 from fedcosim.hwsim.client import CachedClient, LocalClient, RemoteClient, connect
@@ -151,23 +152,12 @@ def test_a_refusal_is_not_remembered(tmp_path):
     assert counting.asked == 2
 
 
-def ask(endpoint: str, folder, start) -> float:
-    """Ask, in a process of its own, when all are ready."""
-    client = CachedClient(RemoteClient(endpoint), folder)
-    start.wait(PATIENCE_S * 3)
-    return client.estimate("roofline", SMALL).time_s
-
-
-def answers(endpoint, folder, start, queue) -> None:
-    queue.put(ask(endpoint, folder, start))
-
-
 def test_processes_that_share_a_folder_ask_once_between_them(host, tmp_path):
     server = host(metrics_port=0)
     spawn = multiprocessing.get_context("spawn")
     start, queue = spawn.Barrier(3), spawn.Queue()
-    arguments = (f"127.0.0.1:{server.port}", tmp_path / "shared", start, queue)
-    processes = [spawn.Process(target=answers, args=arguments) for _ in range(3)]
+    arguments = (f"127.0.0.1:{server.port}", tmp_path / "shared", SMALL, start, queue, 3 * PATIENCE_S)
+    processes = [spawn.Process(target=ask, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
     times = [queue.get(timeout=3 * PATIENCE_S) for _ in processes]
