@@ -1,0 +1,385 @@
+"""A/D converters of bit lines: what value they give, and in how many steps. One class a kind; `ADCS` is the registry.
+
+A successive-approximation converter compares once a bit; one comparison, with its switching of the capacitor array and its
+logic, is one A/D operation, here a step. Twin-range quantisation (TRQ, arXiv:2402.06164) has a dense range R1, N1 bits of step
+D1, and a coarse one R2, N2 bits of step ``D2 = 2^M D1``, whose powers of two make decoding a shift: a comparison finds the range,
+then R1 skips the leading bits ("early bird") and R2 leaves out the trailing ones ("early stop").
+
+Ours, since the paper's abstract leaves it open: how many comparisons find the range, rounding half up, the start b of R1, the
+anchor of R2's grid at 0, clipping at the last code.
+
+Shapes: Y = levels of a bit line, C = columns of an output.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ...core.options import Options
+from ..simulator import HwsimError
+from .crossbar import CrossbarOptions, Table
+
+Kind = Literal["ideal", "uniform", "uniform_calibrated", "trq", "lloyd_max"]
+Rounding = Literal["half_up", "floor"]
+MOST_FINE_BITS, MOST_SHIFT, FINE_STEPS = 5, 6, (1, 2, 4)  # the grid of a search
+
+
+class TrqParameters(Options):
+    """Settings of one layer's twin-range converters."""
+
+    fine_bits: Annotated[int, Field(ge=0, le=20)]
+    """N1: payload of R1; 0 makes it a test for values below fine_step."""
+    coarse_bits: Annotated[int, Field(ge=1, le=20)]
+    """N2: payload of R2."""
+    fine_step: Annotated[int, Field(ge=1)] = 1
+    """D1, in steps of a lossless converter: a power of two."""
+    shift: Annotated[int, Field(ge=0, le=20)] = 0
+    """M: R2's step is 2^M times R1's."""
+    start: Annotated[int, Field(ge=0)] = 0
+    """b: where R1 starts, a multiple of fine_step."""
+
+
+class AdcOptions(Options):
+    """Which converters, and how they are set."""
+
+    kind: Kind = "trq"
+    """Ideal, uniform as given, uniform calibrated for each layer, twin-range, or Lloyd-Max (a bound for any levels)."""
+    bits: Annotated[int, Field(ge=0, le=20)] = 0
+    """Of uniform kinds and lloyd_max; 0: calibrated (uniform: lossless)."""
+    step: Annotated[int, Field(ge=1)] = 1
+    """Of kind uniform, in steps of a lossless converter."""
+    trq: list[TrqParameters] = []
+    """Of kind trq: one for all layers, or one a layer in order; empty: calibrated."""
+    starts: list[Annotated[int, Field(ge=0)]] = [0]
+    """Where a calibration may let R1 start."""
+    detection_steps: Annotated[int, Field(ge=0, le=4)] = 1
+    """Comparisons that find the range; one more where R1 does not start at 0."""
+    rounding: Rounding = "half_up"
+    """To the nearest level, halves up; or down, decoded half a step up."""
+    zero_skip: bool = False
+    """Cycles in which no row of a tile is driven are not converted."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Values (int64) of bit lines, whether they took the coarse range, whether they lay beyond the last code."""
+
+    value: np.ndarray
+    coarse: np.ndarray
+    clipped: np.ndarray
+
+
+class Adc(ABC):
+    """One converter.
+
+    Attributes
+    ----------
+    fine_steps, coarse_steps : int
+        Comparisons of one conversion, by range.
+    fine_switched, coarse_switched : tuple of int
+        The bit of the capacitor array that each of these comparisons switches.
+    """
+
+    fine_steps: int = 0
+    coarse_steps: int
+    fine_switched: tuple[int, ...] = ()
+    coarse_switched: tuple[int, ...]
+
+    @abstractmethod
+    def convert(self, y: np.ndarray) -> Conversion:
+        """Convert bit lines, whole or (where cells are noisy) not."""
+
+    @classmethod
+    @abstractmethod
+    def candidates(cls, options: AdcOptions, crossbar: CrossbarOptions, weight_Y: np.ndarray) -> Sequence[Adc]:
+        """Return what a calibration may choose from, one if there is no choice; `weight_Y` says which levels matter."""
+
+    def steps(self, y: np.ndarray) -> np.ndarray:
+        """Return how many comparisons each bit line takes."""
+        return np.where(self.convert(y).coarse, self.coarse_steps, self.fine_steps)
+
+    def table(self, crossbar: CrossbarOptions, skip_idle: bool = False) -> Table:
+        """Tabulate this converter for all columns."""
+        done = self.convert(np.arange(crossbar.y_max + 1))
+        shape = (crossbar.columns_per_output, crossbar.y_max + 1)
+        return Table(*(np.broadcast_to(part, shape) for part in (done.value, done.coarse, done.clipped)), skip_idle)
+
+    def is_monotone(self, y_max: int) -> bool:
+        """Say whether a larger bit line never gives a smaller value."""
+        return bool((np.diff(self.convert(np.arange(y_max + 1)).value) >= 0).all())
+
+
+def _round(y: np.ndarray, step: int, bits: int, rounding: Rounding) -> tuple[np.ndarray, np.ndarray]:
+    """Return the code of each value, and whether it had to be clipped to `bits`."""
+    unclipped = np.floor(y / step + (0.5 if rounding == "half_up" else 0)).astype(np.int64)
+    return np.clip(unclipped, 0, 2**bits - 1), unclipped >= 2**bits
+
+
+def _centre(step: int, rounding: Rounding) -> int:
+    """Return what decoding adds to a code's lower end."""
+    return step // 2 if rounding == "floor" else 0
+
+
+def _bit(value: int) -> int:
+    """Return the highest bit of a positive whole number."""
+    return value.bit_length() - 1
+
+
+@dataclass(frozen=True)
+class Uniform(Adc):
+    """N bits of one step from 0 up, clipping above."""
+
+    bits: int
+    step: int = 1
+    rounding: Rounding = "half_up"
+
+    def __str__(self) -> str:
+        return f"uniform, {self.bits} bits of step {self.step}"
+
+    @property
+    def coarse_steps(self) -> int:  # type: ignore[override]
+        """One comparison a bit."""
+        return self.bits
+
+    @property
+    def coarse_switched(self) -> tuple[int, ...]:  # type: ignore[override]
+        """As many bits from the step's up."""
+        return tuple(range(_bit(self.step), _bit(self.step) + self.bits))
+
+    def convert(self, y: np.ndarray) -> Conversion:
+        """Convert bit lines."""
+        code, clipped = _round(y, self.step, self.bits, self.rounding)
+        return Conversion(code * self.step + _centre(self.step, self.rounding), np.ones(y.shape, bool), clipped)
+
+    @classmethod
+    def candidates(cls, options: AdcOptions, crossbar: CrossbarOptions, weight_Y: np.ndarray) -> Sequence[Adc]:
+        """Return the one that the options give."""
+        return [cls(options.bits or crossbar.full_bits, options.step, options.rounding)]
+
+
+class Ideal(Uniform):
+    """As many bits as lose nothing."""
+
+    @classmethod
+    def candidates(cls, options: AdcOptions, crossbar: CrossbarOptions, weight_Y: np.ndarray) -> Sequence[Adc]:
+        """Return the lossless one."""
+        return [cls(crossbar.full_bits)]
+
+
+class UniformCalibrated(Uniform):
+    """The number of bits (unless given) and a power of two as step are chosen for each layer."""
+
+    @classmethod
+    def candidates(cls, options: AdcOptions, crossbar: CrossbarOptions, weight_Y: np.ndarray) -> Sequence[Adc]:
+        """Return all bits and steps."""
+        widths = [options.bits] if options.bits else range(1, crossbar.full_bits + 1)
+        return [cls(bits, 2**s, options.rounding) for bits in widths for s in range(crossbar.full_bits)]
+
+
+@dataclass(frozen=True)
+class Trq(Adc):
+    """Twin ranges: dense from `start` on, coarse elsewhere."""
+
+    parameters: TrqParameters
+    detection_steps: int = 1
+    rounding: Rounding = "half_up"
+
+    def __str__(self) -> str:
+        p = self.parameters
+        return f"trq, N1 = {p.fine_bits}, N2 = {p.coarse_bits}, D1 = {p.fine_step}, M = {p.shift}, b = {p.start}"
+
+    @property
+    def detection(self) -> int:
+        """Comparisons that find the range: a window has two ends."""
+        return self.detection_steps + (self.parameters.start > 0)
+
+    @property
+    def fine_steps(self) -> int:  # type: ignore[override]
+        """Detection, then one comparison a bit of R1."""
+        return self.detection + self.parameters.fine_bits
+
+    @property
+    def coarse_steps(self) -> int:  # type: ignore[override]
+        """Detection, then one comparison a bit of R2."""
+        return self.detection + self.parameters.coarse_bits
+
+    @property
+    def end(self) -> int:
+        """First value above R1."""
+        return self.parameters.start + self.parameters.fine_step * 2**self.parameters.fine_bits
+
+    @property
+    def fine_switched(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The threshold's highest bit for detection, then those of R1."""
+        first = _bit(self.parameters.fine_step)
+        return (_bit(self.end),) * self.detection + tuple(range(first, first + self.parameters.fine_bits))
+
+    @property
+    def coarse_switched(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The threshold's highest bit for detection, then those of R2."""
+        first = _bit(self.parameters.fine_step) + self.parameters.shift
+        return (_bit(self.end),) * self.detection + tuple(range(first, first + self.parameters.coarse_bits))
+
+    def convert(self, y: np.ndarray) -> Conversion:
+        """Convert bit lines."""
+        code, flag, clipped = self.encode(y)
+        return Conversion(self.decode(code, flag), flag, clipped)
+
+    def encode(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return payload, range flag (True: R2), and whether the value lay beyond R2's last code."""
+        p = self.parameters
+        flag = (y < p.start) | (y >= self.end)
+        fine, _ = _round(y - p.start, p.fine_step, p.fine_bits, self.rounding)
+        coarse, clipped = _round(y, p.fine_step << p.shift, p.coarse_bits, self.rounding)
+        return np.where(flag, coarse, fine), flag, flag & clipped
+
+    def decode(self, code: np.ndarray, flag: np.ndarray) -> np.ndarray:
+        """Return the value of a code word: a shift, and R1's start."""
+        p = self.parameters
+        fine = p.start + p.fine_step * code + _centre(p.fine_step, self.rounding)
+        return np.where(flag, p.fine_step * (code << p.shift) + _centre(p.fine_step << p.shift, self.rounding), fine)
+
+    def check(self, crossbar: CrossbarOptions, field: str) -> list[str]:
+        """Refuse parameters that make no converter; return what is odd about ones that do.
+
+        Raises
+        ------
+        HwsimError
+            If a step is not a power of two, or a range does not fit the bit line.
+        """
+        p, y_max, full_bits = self.parameters, crossbar.y_max, crossbar.full_bits
+        for name in ("fine_bits", "coarse_bits"):
+            if getattr(p, name) > full_bits:
+                raise HwsimError(
+                    f"{field}.{name} = {getattr(p, name)}: a lossless converter has {full_bits} bits; choose at most {full_bits}",
+                    field=f"{field}.{name}",
+                )
+        if p.fine_step & (p.fine_step - 1):
+            raise HwsimError(f"{field}.fine_step = {p.fine_step}: must be a power of two", field=f"{field}.fine_step")
+        if p.start % p.fine_step:
+            raise HwsimError(
+                f"{field}.start = {p.start}: must be a multiple of fine_step = {p.fine_step}", field=f"{field}.start"
+            )
+        if self.end > y_max + 1:
+            raise HwsimError(
+                f"{field}: the dense range ends at {self.end - 1}, beyond the bit line's largest value {y_max}; choose a smaller "
+                "start, fine_step or fine_bits",
+                field=field,
+            )
+        last = (2**p.coarse_bits - 1) * (p.fine_step << p.shift)
+        warnings = []
+        if last > 2 * y_max:
+            warnings.append(f"{field}: the coarse range reaches {last}, but bit lines end at {y_max}; bits are wasted")
+        if last + (p.fine_step << p.shift) / 2 < y_max:
+            warnings.append(f"{field}: the coarse range ends at {last}; larger bit lines, up to {y_max}, are clipped")
+        if not self.is_monotone(y_max):
+            warnings.append(f"{field}: not monotone where the ranges meet")
+        return warnings
+
+    @classmethod
+    def candidates(cls, options: AdcOptions, crossbar: CrossbarOptions, weight_Y: np.ndarray) -> Sequence[Adc]:
+        """Return all monotone ones of the grid."""
+        return _trq_grid(tuple(options.starts), options.detection_steps, options.rounding, crossbar.y_max)
+
+
+@lru_cache(maxsize=8)
+def _trq_grid(starts: tuple[int, ...], detection_steps: int, rounding: Rounding, y_max: int) -> list[Trq]:
+    grid = []
+    widths = range(1, y_max.bit_length() + 1)
+    for start, n1, n2, d1, m in product(starts, range(MOST_FINE_BITS + 1), widths, FINE_STEPS, range(MOST_SHIFT + 1)):
+        parameters = TrqParameters.model_construct(fine_bits=n1, coarse_bits=n2, fine_step=d1, shift=m, start=start)
+        adc = Trq(parameters, detection_steps, rounding)
+        if start % d1 == 0 and adc.end <= y_max + 1 and (2**n2 - 1) * (d1 << m) <= 2 * y_max and adc.is_monotone(y_max):
+            grid.append(adc)
+    return grid
+
+
+@dataclass(frozen=True)
+class LloydMax(Adc):
+    """Any levels: what no converter of as many bits does better in mean square. Levels are whole, for the adders are.
+
+    Source: Lloyd, IEEE Trans. Inf. Theory 28 (1982), method I.
+    """
+
+    levels: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"lloyd_max, {len(self.levels)} levels"
+
+    @property
+    def coarse_steps(self) -> int:  # type: ignore[override]
+        """As many comparisons as a search among the levels needs."""
+        return (len(self.levels) - 1).bit_length()
+
+    @property
+    def coarse_switched(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The leading bits: its thresholds lie anywhere."""
+        top = max(self.levels[-1].bit_length(), self.coarse_steps)
+        return tuple(range(top - self.coarse_steps, top))
+
+    def convert(self, y: np.ndarray) -> Conversion:
+        """Convert bit lines to the nearest level, halves up."""
+        levels = np.asarray(self.levels)
+        code = np.searchsorted((levels[1:] + levels[:-1]) / 2, y, side="right")
+        return Conversion(levels[code], np.ones(y.shape, bool), np.zeros(y.shape, bool))
+
+    @classmethod
+    def candidates(cls, options: AdcOptions, crossbar: CrossbarOptions, weight_Y: np.ndarray) -> Sequence[Adc]:
+        """Return the best for each number of bits."""
+        widths = [options.bits] if options.bits else range(1, crossbar.full_bits + 1)
+        return [cls(_lloyd(weight_Y, bits)) for bits in widths]
+
+
+def _lloyd(weight_Y: np.ndarray, bits: int) -> tuple[int, ...]:
+    """Alternate nearest levels and their centroids, from quantiles on, until nothing changes."""
+    y = np.flatnonzero(weight_Y)
+    weight = weight_Y[y].astype(float)
+    if len(y) <= 2**bits:
+        return tuple(int(level) for level in y) or (0,)
+    centroids = np.unique(y[np.linspace(0, len(y) - 1, 2**bits).astype(int)]).astype(float)
+    while True:
+        code = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, y, side="right")
+        mass = np.bincount(code, weight, len(centroids))
+        updated = np.divide(np.bincount(code, weight * y, len(centroids)), mass, out=centroids.copy(), where=mass > 0)
+        if np.allclose(updated, centroids):
+            return tuple(int(level) for level in np.unique(np.floor(updated + 0.5)))
+        centroids = updated
+
+
+ADCS: dict[Kind, type[Adc]] = {
+    "ideal": Ideal,
+    "uniform": Uniform,
+    "uniform_calibrated": UniformCalibrated,
+    "trq": Trq,
+    "lloyd_max": LloydMax,
+}
+
+
+def fixed(options: AdcOptions, crossbar: CrossbarOptions, layers: int) -> tuple[list[Adc], list[str]] | None:
+    """Return each layer's converter and warnings if the options leave nothing to calibrate, else None.
+
+    Raises
+    ------
+    HwsimError
+        If the parameters are of another number of layers, or make no converter.
+    """
+    if options.kind in ("ideal", "uniform"):
+        adc = ADCS[options.kind].candidates(options, crossbar, np.ones(crossbar.y_max + 1))[0]
+        return [adc] * layers, []
+    if options.kind != "trq" or not options.trq:
+        return None
+    if len(options.trq) not in (1, layers):
+        raise HwsimError(
+            f"adc.trq: {len(options.trq)} settings for {layers} layers; give one, one a layer, or none", field="adc.trq"
+        )
+    adcs = [Trq(parameters, options.detection_steps, options.rounding) for parameters in options.trq]
+    warnings = [warning for i, adc in enumerate(adcs) for warning in adc.check(crossbar, f"adc.trq.{i}")]
+    return list(adcs) * (layers if len(adcs) == 1 else 1), warnings
