@@ -106,10 +106,10 @@ class Adc(ABC):
         """Return how many comparisons each bit line takes."""
         return np.where(self.convert(y).coarse, self.coarse_steps, self.fine_steps)
 
-    def table(self, crossbar: CrossbarOptions, skip_idle: bool = False) -> Table:
-        """Tabulate this converter for all columns."""
-        done = self.convert(np.arange(crossbar.y_max + 1))
-        shape = (crossbar.columns_per_output, crossbar.y_max + 1)
+    def table(self, crossbar: CrossbarOptions, skip_idle: bool = False, resolution: int = 1) -> Table:
+        """Tabulate this converter for all columns, with `resolution` levels for each step of a lossless one."""
+        done = self.convert(np.arange((crossbar.y_max + 1) * resolution) / resolution)
+        shape = (crossbar.columns_per_output, len(done.value))
         return Table(*(np.broadcast_to(part, shape) for part in (done.value, done.coarse, done.clipped)), skip_idle)
 
     def is_monotone(self, y_max: int) -> bool:

@@ -335,7 +335,7 @@ class CrossbarModel:
     def set_adcs(self, adcs: list[Adc], skip_idle: bool = False) -> None:
         """Give every layer its converter, and forget what was counted."""
         for layer, adc in zip(self.layers, adcs, strict=True):
-            layer.adc, layer.table = adc, adc.table(layer.options, skip_idle)
+            layer.adc, layer.table = adc, adc.table(layer.options, skip_idle, layer.crossbars.resolution)
             layer.tally, layer.power, layer.error_power = Tally(), 0.0, 0.0
 
 
@@ -440,7 +440,11 @@ def fold_batch_norm(model: nn.Module, x: Tensor) -> nn.Module:
     change its output: then something else reads what the layer gives.
     """
     norms = (nn.BatchNorm1d, nn.BatchNorm2d)
-    fusers = {nn.Conv1d: nn.utils.fuse_conv_bn_eval, nn.Conv2d: nn.utils.fuse_conv_bn_eval, nn.Linear: nn.utils.fuse_linear_bn_eval}
+    fusers = {
+        nn.Conv1d: nn.utils.fuse_conv_bn_eval,
+        nn.Conv2d: nn.utils.fuse_conv_bn_eval,
+        nn.Linear: nn.utils.fuse_linear_bn_eval,
+    }
     made: dict[int, tuple[str, Tensor]] = {}
     pairs: list[tuple[str, str]] = []
 

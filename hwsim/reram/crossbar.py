@@ -190,16 +190,25 @@ class Crossbars:
         Whole numbers below 2^(weight_bits - 1) in magnitude.
     options : CrossbarOptions
 
+    Attributes
+    ----------
+    resolution : int
+        Levels that a table for them has for each step of a lossless converter.
+
     Raises
     ------
     HwsimError
         If a weight is out of range.
     """
 
+    resolution = 1
+
     def __init__(self, weight_GOK: np.ndarray, options: CrossbarOptions) -> None:
         limit = 2 ** (options.weight_bits - 1)
         if weight_GOK.size and (weight_GOK.max() >= limit or weight_GOK.min() < -limit + (options.offset == 0)):
-            raise HwsimError(f"weights: outside the {options.weight_bits} bits of crossbar.weight_bits", "OUT_OF_RANGE", "model")
+            raise HwsimError(
+                f"weights: outside the {options.weight_bits} bits of crossbar.weight_bits", "OUT_OF_RANGE", "model"
+            )
         self.options = options
         self.weight_GOK = weight_GOK.astype(np.int64)
         self.groups, self.outputs, self.inputs = weight_GOK.shape
@@ -215,8 +224,10 @@ class Crossbars:
         if options.offset:
             stored_GOPK = self.weight_GOK[:, :, None] + options.offset
         shifts_S = np.arange(options.slices) * options.cell_bits
-        cells_GOCK = ((stored_GOPK[:, :, :, None] >> shifts_S[:, None]) & (2**options.cell_bits - 1)).astype(np.uint8).reshape(
-            self.groups, self.outputs, options.columns_per_output, self.inputs
+        cells_GOCK = (
+            ((stored_GOPK[:, :, :, None] >> shifts_S[:, None]) & (2**options.cell_bits - 1))
+            .astype(np.uint8)
+            .reshape(self.groups, self.outputs, options.columns_per_output, self.inputs)
         )
         missing = self.tiles * options.rows - self.inputs
         cells_GOCK = np.pad(cells_GOCK, [(0, 0), (0, 0), (0, 0), (0, missing)])
@@ -227,7 +238,9 @@ class Crossbars:
 
         By matrix products of doubles, which hold all whole numbers below 2^53: enough for four million inputs of 16 bits.
         """
-        product_GNO = np.matmul(x_NGK.astype(np.float64).transpose(1, 0, 2), self.weight_GOK.transpose(0, 2, 1).astype(np.float64))
+        product_GNO = np.matmul(
+            x_NGK.astype(np.float64).transpose(1, 0, 2), self.weight_GOK.transpose(0, 2, 1).astype(np.float64)
+        )
         return product_GNO.transpose(1, 0, 2).astype(np.int64)
 
     def multiply(self, x_NGK: np.ndarray, table: Table, tally: Tally, job: Job = QUIET, workers: int = 1) -> np.ndarray:
@@ -252,16 +265,30 @@ class Crossbars:
         HwsimError
             If an activation is out of range, or the job is over.
         """
-        if x_NGK.size and (x_NGK.max() >= 2**self.options.activation_bits or x_NGK.min() < 0):
-            bits = self.options.activation_bits
-            raise HwsimError(f"activations: outside 0 to {2**bits - 1}, the {bits} bits of crossbar.activation_bits", "OUT_OF_RANGE")
+        self.check_activations(x_NGK)
         acc_NGO = np.zeros((len(x_NGK), self.groups, self.outputs), np.int64)
-        table_CY = kernel.pack_table(
-            table.value_CY * self.options.column_weight_C[:, None], table.coarse_CY, table.clipped_CY
-        )
+        table_CY = kernel.pack_table(table.value_CY * self.options.column_weight_C[:, None], table.coarse_CY, table.clipped_CY)
         for done in self._parallel(x_NGK, acc_NGO, table_CY, table.skip_idle, tally.histogram_CIY is not None, job, workers):
             tally.add(done)
         return acc_NGO - self.options.offset * x_NGK.sum(axis=2, dtype=np.int64)[:, :, None]
+
+    def check_activations(self, x_NGK: np.ndarray) -> None:
+        """Refuse activations that do not fit.
+
+        Raises
+        ------
+        HwsimError
+            If there are fewer or more than the crossbars have rows, or one is negative or too large.
+        """
+        if x_NGK.shape[1:] != (self.groups, self.inputs):
+            raise HwsimError(
+                f"data: input vectors of shape {x_NGK.shape[1:]}; {(self.groups, self.inputs)} are needed", field="data"
+            )
+        bits = self.options.activation_bits
+        if x_NGK.size and (x_NGK.max() >= 2**bits or x_NGK.min() < 0):
+            raise HwsimError(
+                f"data: activations outside 0 to {2**bits - 1}, the {bits} bits of crossbar.activation_bits", field="data"
+            )
 
     def _parallel(
         self,
@@ -292,9 +319,7 @@ class Crossbars:
         size = max(size, 1)
         return (slice(start, start + size) for start in range(0, vectors, size))
 
-    def _serial(
-        self, x_NGK: np.ndarray, acc_NGO: np.ndarray, table_CY: np.ndarray, skip_idle: bool, histogram: bool
-    ) -> Tally:
+    def _serial(self, x_NGK: np.ndarray, acc_NGO: np.ndarray, table_CY: np.ndarray, skip_idle: bool, histogram: bool) -> Tally:
         options = self.options
         bits = options.cycles * options.dac_bits
         x_NGTAW = kernel.pack_rows(np.ascontiguousarray(x_NGK), options.rows, self.tiles, bits)

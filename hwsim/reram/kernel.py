@@ -96,7 +96,9 @@ def multiplier(words: int, columns: int, cell_bits: int, dac_bits: int) -> Any:
                                         for a in range(dac_bits):
                                             ones = np.int64(0)
                                             for w in range(words):
-                                                ones += _popcount(x_NGTAW[n, g, t, first + a, w] & cells_GTOCBW[g, t, o, c, b, w])
+                                                ones += _popcount(
+                                                    x_NGTAW[n, g, t, first + a, w] & cells_GTOCBW[g, t, o, c, b, w]
+                                                )
                                             y += ones << (a + b)
                                     total += table_CY[c, y]
                                     if histogram is not None:
