@@ -1,9 +1,9 @@
 """A/D converters of bit lines: what value they give, and in how many steps. One class a kind; `ADCS` is the registry.
 
 A successive-approximation converter compares once a bit; one comparison, with its switching of the capacitor array and its
-logic, is one A/D operation, here a step. Twin-range quantisation (TRQ, arXiv:2402.06164) has a dense range R1, N1 bits of step
-D1, and a coarse one R2, N2 bits of step ``D2 = 2^M D1``, whose powers of two make decoding a shift: a comparison finds the range,
-then R1 skips the leading bits ("early bird") and R2 leaves out the trailing ones ("early stop").
+logic, is one A/D operation, here a step. Twin-range quantisation (TRQ, arXiv:2402.06164) has a dense range R1, N1 bits of
+step D1, and a coarse one R2, N2 bits of step ``D2 = 2^M D1``; powers of two make decoding a shift. A comparison finds the
+range, then R1 skips the leading bits ("early bird") and R2 leaves out the trailing ones ("early stop").
 
 Ours, since the paper's abstract leaves it open: how many comparisons find the range, rounding half up, the start b of R1, the
 anchor of R2's grid at 0, clipping at the last code.
@@ -56,9 +56,11 @@ class AdcOptions(Options):
     """Of uniform kinds and lloyd_max; 0: calibrated (uniform: lossless)."""
     step: Annotated[int, Field(ge=1)] = 1
     """Of kind uniform, in steps of a lossless converter."""
-    trq: list[TrqParameters] = []
-    """Of kind trq: one for all layers, or one a layer in order; empty: calibrated."""
-    starts: list[Annotated[int, Field(ge=0)]] = [0]
+    trq: list[TrqParameters] = Field(default_factory=list)
+    """Of kind trq: one for all, one a layer, or one a column of each layer, in order; empty: calibrated."""
+    granularity: Literal["layer", "slice"] = "layer"
+    """Whether calibration sets all converters of a layer alike, or each column (a slice of the weights) by itself."""
+    starts: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0])
     """Where a calibration may let R1 start."""
     detection_steps: Annotated[int, Field(ge=0, le=4)] = 1
     """Comparisons that find the range; one more where R1 does not start at 0."""
@@ -105,12 +107,6 @@ class Adc(ABC):
     def steps(self, y: np.ndarray) -> np.ndarray:
         """Return how many comparisons each bit line takes."""
         return np.where(self.convert(y).coarse, self.coarse_steps, self.fine_steps)
-
-    def table(self, crossbar: CrossbarOptions, skip_idle: bool = False, resolution: int = 1) -> Table:
-        """Tabulate this converter for all columns, with `resolution` levels for each step of a lossless one."""
-        done = self.convert(np.arange((crossbar.y_max + 1) * resolution) / resolution)
-        shape = (crossbar.columns_per_output, len(done.value))
-        return Table(*(np.broadcast_to(part, shape) for part in (done.value, done.coarse, done.clipped)), skip_idle)
 
     def is_monotone(self, y_max: int) -> bool:
         """Say whether a larger bit line never gives a smaller value."""
@@ -259,7 +255,7 @@ class Trq(Adc):
         for name in ("fine_bits", "coarse_bits"):
             if getattr(p, name) > full_bits:
                 raise HwsimError(
-                    f"{field}.{name} = {getattr(p, name)}: a lossless converter has {full_bits} bits; choose at most {full_bits}",
+                    f"{field}.{name} = {getattr(p, name)}: a lossless converter has {full_bits} bits; choose no more",
                     field=f"{field}.{name}",
                 )
         if p.fine_step & (p.fine_step - 1):
@@ -270,8 +266,8 @@ class Trq(Adc):
             )
         if self.end > y_max + 1:
             raise HwsimError(
-                f"{field}: the dense range ends at {self.end - 1}, beyond the bit line's largest value {y_max}; choose a smaller "
-                "start, fine_step or fine_bits",
+                f"{field}: the dense range ends at {self.end - 1}, beyond the bit line's largest value {y_max}; "
+                "choose a smaller start, fine_step or fine_bits",
                 field=field,
             )
         last = (2**p.coarse_bits - 1) * (p.fine_step << p.shift)
@@ -363,8 +359,8 @@ ADCS: dict[Kind, type[Adc]] = {
 }
 
 
-def fixed(options: AdcOptions, crossbar: CrossbarOptions, layers: int) -> tuple[list[Adc], list[str]] | None:
-    """Return each layer's converter and warnings if the options leave nothing to calibrate, else None.
+def fixed(options: AdcOptions, crossbar: CrossbarOptions, layers: int) -> tuple[list[tuple[Adc, ...]], list[str]] | None:
+    """Return each layer's converters and warnings if the options leave nothing to calibrate, else None.
 
     Raises
     ------
@@ -372,14 +368,27 @@ def fixed(options: AdcOptions, crossbar: CrossbarOptions, layers: int) -> tuple[
         If the parameters are of another number of layers, or make no converter.
     """
     if options.kind in ("ideal", "uniform"):
-        adc = ADCS[options.kind].candidates(options, crossbar, np.ones(crossbar.y_max + 1))[0]
-        return [adc] * layers, []
+        return [tuple(ADCS[options.kind].candidates(options, crossbar, np.ones(1)))] * layers, []
     if options.kind != "trq" or not options.trq:
         return None
-    if len(options.trq) not in (1, layers):
+    columns = crossbar.columns_per_output
+    if len(options.trq) not in (1, layers, layers * columns):
         raise HwsimError(
-            f"adc.trq: {len(options.trq)} settings for {layers} layers; give one, one a layer, or none", field="adc.trq"
+            f"adc.trq: {len(options.trq)} settings; give 0, 1, {layers} (one a layer) or {layers * columns} (one a column)",
+            field="adc.trq",
         )
     adcs = [Trq(parameters, options.detection_steps, options.rounding) for parameters in options.trq]
     warnings = [warning for i, adc in enumerate(adcs) for warning in adc.check(crossbar, f"adc.trq.{i}")]
-    return list(adcs) * (layers if len(adcs) == 1 else 1), warnings
+    width = max(1, len(adcs) // layers)
+    return [tuple(adcs[i * width : (i + 1) * width] if len(adcs) > 1 else adcs) for i in range(layers)], warnings
+
+
+def table(adcs: Sequence[Adc], crossbar: CrossbarOptions, skip_idle: bool = False, resolution: int = 1) -> Table:
+    """Tabulate converters of all columns, or of each, with `resolution` levels for each step of a lossless one."""
+    levels = np.arange((crossbar.y_max + 1) * resolution) / resolution
+    done = [adc.convert(levels) for adc in adcs]
+    shape = (crossbar.columns_per_output, len(levels))
+    value_CY, coarse_CY, clipped_CY = (
+        np.broadcast_to(np.stack([getattr(d, name) for d in done]), shape) for name in ("value", "coarse", "clipped")
+    )
+    return Table(value_CY, coarse_CY, clipped_CY, skip_idle)

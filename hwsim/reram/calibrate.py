@@ -1,16 +1,17 @@
-"""Choosing each layer's converter from histograms of its bit lines, within a budget of accuracy.
+"""Choosing converters from histograms of bit lines, within a budget of accuracy.
 
-A histogram by column and cycle is all that is needed: what any converter does to a bit line is known, so the steps are exact and
-the error of a layer's products is predicted as
+A histogram by column and cycle is all that is needed: what any converter does to a bit line is known, so its steps are exact
+and the error of a layer's products is predicted as
 
     ``E = sum_ci k_ci^2 (H_ci . e^2 - (H_ci . e)^2 / n_ci) + n (sum_ci k_ci T mean_ci e)^2``
 
-with k_ci what a bit line counts for, e(y) the converter's error, n the number of products and T the row tiles of each. The first
-term takes errors of different bit lines as independent; the second keeps that those of one column have a mean, which many
-columns add up. (Ours: the paper's objective and search are not in its abstract.) What is chosen is simulated in any case.
+with k_ci what a bit line counts for, e(y) the converter's error, n the number of products and T the row tiles of each. The
+first term takes errors of different bit lines as independent; the second keeps that those of one column have a mean, which many
+columns add up. What is chosen minimises predicted error plus a price for steps, the same in all layers, so that errors are
+allowed where they save most. (All ours: the abstract tells neither objective nor search.) The choice is simulated in any case.
 
-Three sets of samples with different jobs: calibration gives ranges and histograms, tuning decides how much error is allowed, and
-test is never looked at here.
+Three sets of samples have different jobs: calibration gives ranges and histograms, tuning decides about the price, and test is
+never looked at here.
 
 Shapes: C = columns of an output, I = cycles, Y = levels that occur, A = candidates.
 """
@@ -18,7 +19,7 @@ Shapes: C = columns of an output, I = cycles, Y = levels that occur, A = candida
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -28,9 +29,9 @@ from pydantic import Field
 from ...core.options import Options
 from ..simulator import HwsimError
 from .adc import ADCS, Adc, AdcOptions
-from .crossbar import CrossbarOptions, Tally
+from .crossbar import CrossbarOptions
 
-ERRORS = tuple(float(f"{mantissa}e{exponent}") for exponent in range(-6, -1) for mantissa in (1, 1.8, 3, 5.6))
+PRICES = tuple(np.geomspace(1e-6, 1, 37).tolist())  # error over power for one step less of every conversion; six a decade
 
 
 class CalibrationOptions(Options):
@@ -39,77 +40,96 @@ class CalibrationOptions(Options):
     accuracy_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Accuracy that may be lost on tuning data, against integers."""
     error: Annotated[float, Field(ge=0, le=1)] = 3e-4
-    """Error over power of a layer's products that is allowed where no accuracy can be measured."""
+    """Error over power of any layer's products that is allowed where no accuracy can be measured."""
     samples: Annotated[int, Field(ge=1)] = 32
     """Calibration samples whose bit lines are counted."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Bit lines of one layer.
+    """Bit lines of one layer, or of some of its columns.
 
     Attributes
     ----------
     counts_CIY : ndarray, shape (C, I, y_max + 1)
         How often each level occurs; shares will do.
+    significance_CI : ndarray
+        What a bit line of each column and cycle counts for.
     tiles : int
         Row tiles that make one product.
     power : float
         Sum of squares of the exact products that the bit lines belong to.
     idle : float
         How many of them belong to cycles in which no row is driven.
+
+    Raises
+    ------
+    HwsimError
+        If counts are not finite, negative, or all 0; or columns and cycles have different totals.
     """
 
-    counts_CIY: NDArray[np.floating | np.integer]
+    counts_CIY: NDArray
+    significance_CI: NDArray
     tiles: int
     power: float
     idle: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.counts_CIY.shape[:2] != self.significance_CI.shape:
+            raise HwsimError(
+                f"histogram: shape {self.counts_CIY.shape}; columns and cycles are {self.significance_CI.shape}",
+                field="histogram",
+            )
         if not np.isfinite(self.counts_CIY).all() or (self.counts_CIY < 0).any() or not self.counts_CIY.any():
             raise HwsimError("histogram: counts must be finite, not negative, and not all 0", field="histogram")
+        totals_CI = self.counts_CIY.sum(axis=2)
+        if not np.allclose(totals_CI, totals_CI.flat[0]):
+            raise HwsimError("histogram: all columns and cycles must have the same total", field="histogram")
 
     @classmethod
-    def checked(cls, counts_CIY: np.ndarray, inputs: int, power: float, crossbar: CrossbarOptions) -> Histogram:
-        """Return a histogram that somebody else counted.
+    def of(cls, counts_CIY: NDArray, inputs: int, crossbar: CrossbarOptions, power: float, idle: float = 0.0) -> Histogram:
+        """Return the bit lines of a layer of `inputs` rows.
 
         Raises
         ------
         HwsimError
-            If its shape is not that of the crossbars, or columns and cycles have different totals.
+            If there are not y_max + 1 levels, or as `Histogram` does.
         """
-        shape = (crossbar.columns_per_output, crossbar.cycles, crossbar.y_max + 1)
-        if counts_CIY.shape != shape:
-            raise HwsimError(f"histogram: shape {counts_CIY.shape}; columns x cycles x levels are {shape}", field="histogram")
-        totals_CI = counts_CIY.sum(axis=2)
-        if not np.allclose(totals_CI, totals_CI.flat[0]):
-            raise HwsimError("histogram: all columns and cycles must have the same total", field="histogram")
-        return cls(counts_CIY, crossbar.tiles(inputs), power)
+        if counts_CIY.shape[-1] != crossbar.y_max + 1:
+            raise HwsimError(
+                f"histogram: {counts_CIY.shape[-1]} levels; bit lines of these crossbars have {crossbar.y_max + 1}",
+                field="histogram",
+            )
+        significance_CI = crossbar.column_weight_C[:, None] << (crossbar.dac_bits * np.arange(crossbar.cycles))
+        return cls(counts_CIY, significance_CI, crossbar.tiles(inputs), power, idle)
 
-    @classmethod
-    def of(cls, tally: Tally, tiles: int, power: float) -> Histogram:
-        """Return what a run with lossless converters counted."""
-        assert tally.histogram_CIY is not None
-        return cls(tally.histogram_CIY, tiles, power, tally.idle)
+    def columns(self) -> list[Histogram]:
+        """Return each column's bit lines; every cycle that is idle is so for all columns."""
+        columns = len(self.counts_CIY)
+        return [
+            replace(self, counts_CIY=counts_IY[None], significance_CI=weights_I[None], idle=self.idle / columns)
+            for counts_IY, weights_I in zip(self.counts_CIY, self.significance_CI, strict=True)
+        ]
 
     @property
     def total(self) -> float:
         """Number of bit lines."""
         return float(self.counts_CIY.sum())
 
-    def weight_Y(self, crossbar: CrossbarOptions) -> np.ndarray:
-        """Return how much an error at each level counts."""
-        return np.einsum("ciy,ci->y", self.counts_CIY, _significance_CI(crossbar).astype(float) ** 2)
+    @property
+    def error_weight_Y(self) -> NDArray:  # noqa: N802 - a shape suffix
+        """How much an error at each level counts."""
+        return np.einsum("ciy,ci->y", self.counts_CIY, self.significance_CI.astype(float) ** 2)
 
     def distance(self, other: Histogram) -> float:
         """Return the total variation, 0 to 1, between two layers' levels, all columns and cycles together."""
-        mine, others = (h.counts_CIY.sum(axis=(0, 1)) / h.total for h in (self, other))
+        mine, others = (histogram.counts_CIY.sum(axis=(0, 1)) / histogram.total for histogram in (self, other))
         return float(np.abs(mine - others).sum() / 2)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A converter for one layer, and what is expected of it.
+class Setting:
+    """One converter, and what it does to the bit lines it is for.
 
     Attributes
     ----------
@@ -118,7 +138,7 @@ class Choice:
     coarse, clipped, skipped : float
         Shares of bit lines.
     error : float
-        Of products, over their power.
+        Predicted, of the layer's products, over their power.
     """
 
     adc: Adc
@@ -129,15 +149,112 @@ class Choice:
     error: float
 
 
-def _significance_CI(crossbar: CrossbarOptions) -> np.ndarray:
-    """Return what a bit line of each column and cycle counts for."""
-    return crossbar.column_weight_C[:, None] << (crossbar.dac_bits * np.arange(crossbar.cycles))
+@dataclass(frozen=True)
+class Choice:
+    """One layer's converters: one for all columns, or one a column."""
+
+    settings: tuple[Setting, ...]
+
+    @property
+    def adcs(self) -> tuple[Adc, ...]:
+        """The converters."""
+        return tuple(setting.adc for setting in self.settings)
+
+    @property
+    def steps(self) -> float:
+        """For one bit line, on average."""
+        return self._mean([setting.steps for setting in self.settings])
+
+    @property
+    def coarse(self) -> float:
+        """Share of bit lines."""
+        return self._mean([setting.coarse for setting in self.settings])
+
+    @property
+    def clipped(self) -> float:
+        """Share of bit lines."""
+        return self._mean([setting.clipped for setting in self.settings])
+
+    @property
+    def skipped(self) -> float:
+        """Share of bit lines."""
+        return self._mean([setting.skipped for setting in self.settings])
+
+    @property
+    def error(self) -> float:
+        """Predicted, of the layer's products, over their power."""
+        return sum(setting.error for setting in self.settings)
+
+    def _mean(self, values: Sequence[float]) -> float:
+        return sum(values) / len(values)
 
 
-def prediction(
-    histogram: Histogram, value_AY: np.ndarray, levels_Y: np.ndarray, crossbar: CrossbarOptions
-) -> NDArray[np.floating]:
-    """Return the predicted error over power of a layer's products, one a candidate, shape (A,).
+class Candidates:
+    """Converters judged on the same bit lines.
+
+    Parameters
+    ----------
+    histogram : Histogram
+    adcs : sequence of Adc
+    zero_skip : bool
+        Bit lines of idle cycles are not converted.
+    """
+
+    def __init__(self, histogram: Histogram, adcs: Sequence[Adc], zero_skip: bool) -> None:
+        totals_Y = histogram.counts_CIY.sum(axis=(0, 1)).astype(float)
+        levels_Y = np.flatnonzero(totals_Y)
+        done = [adc.convert(levels_Y) for adc in adcs]
+        self._adcs = adcs
+        self._error_A = predicted_error(histogram, np.stack([d.value for d in done]), levels_Y)
+        self._skipped = histogram.idle / histogram.total if zero_skip else 0.0
+        share_Y = totals_Y / histogram.total
+        share_Y[0] -= self._skipped
+        self._coarse_A, self._clipped_A = (
+            np.stack([getattr(d, name) for d in done]) @ share_Y[levels_Y] for name in ("coarse", "clipped")
+        )
+        fine_A, coarse_A = (np.array([getattr(adc, name) for adc in adcs]) for name in ("fine_steps", "coarse_steps"))
+        self._steps_A = coarse_A * self._coarse_A + fine_A * (1 - self._skipped - self._coarse_A)
+
+    def cheapest(self, price: float) -> Setting:
+        """Return the converter with the least error plus steps at `price` each; ties go to fewer steps."""
+        best = int(np.lexsort((self._steps_A, self._error_A + price * self._steps_A))[0])
+        steps, coarse, clipped, error = (
+            float(values_A[best]) for values_A in (self._steps_A, self._coarse_A, self._clipped_A, self._error_A)
+        )
+        return Setting(self._adcs[best], steps, coarse, clipped, self._skipped, error)
+
+
+class Layer:
+    """What one layer's converters are chosen from.
+
+    Parameters
+    ----------
+    histogram : Histogram
+    adcs : sequence of sequence of Adc
+        Candidates for all columns; or for each column.
+    zero_skip : bool
+    """
+
+    def __init__(self, histogram: Histogram, adcs: Sequence[Sequence[Adc]], zero_skip: bool = False) -> None:
+        self.total = histogram.total
+        parts = [histogram] if len(adcs) == 1 else histogram.columns()
+        self._candidates = [Candidates(part, group, zero_skip) for part, group in zip(parts, adcs, strict=True)]
+
+    @classmethod
+    def search(cls, histogram: Histogram, options: AdcOptions, crossbar: CrossbarOptions) -> Layer:
+        """Judge all candidates that the options allow."""
+        parts = [histogram] if options.granularity == "layer" else histogram.columns()
+        candidates = ADCS[options.kind].candidates
+        return cls(histogram, [candidates(options, crossbar, part.error_weight_Y) for part in parts], options.zero_skip)
+
+    def cheapest(self, price: float) -> Choice:
+        """Return converters at a price of one step less of all the layer's conversions."""
+        parts = len(self._candidates)
+        return Choice(tuple(candidates.cheapest(price / parts) for candidates in self._candidates))
+
+
+def predicted_error(histogram: Histogram, value_AY: NDArray, levels_Y: NDArray) -> NDArray:
+    """Return the error over power of a layer's products, one a candidate, shape (A,).
 
     Parameters
     ----------
@@ -151,55 +268,20 @@ def prediction(
     counts_CIY = histogram.counts_CIY[:, :, levels_Y].astype(float)
     error_YA = (value_AY - levels_Y).T.astype(float)
     lines_CI = counts_CIY.sum(axis=2)
-    weight_CI = _significance_CI(crossbar).astype(float)
+    weight_CI = histogram.significance_CI.astype(float)
     sums_CIA = counts_CIY @ error_YA
     squares_A = np.einsum("ciy,ci->y", counts_CIY, weight_CI**2) @ error_YA**2
     means_A = np.einsum("cia,ci->a", sums_CIA**2, weight_CI**2 / lines_CI)
     products = lines_CI.flat[0] / histogram.tiles
     bias_A = np.einsum("cia,ci->a", sums_CIA, weight_CI * histogram.tiles / lines_CI)
-    return (squares_A - means_A + products * bias_A**2) / histogram.power
+    # the difference of nearly equal terms may come out below 0 by rounding
+    return np.maximum(squares_A - means_A, 0) / histogram.power + products * bias_A**2 / histogram.power
 
 
-class Layer:
-    """All candidates for one layer, judged once.
-
-    Parameters
-    ----------
-    histogram : Histogram
-    adcs : sequence of Adc
-    crossbar : CrossbarOptions
-    zero_skip : bool
-        Bit lines of idle cycles are not converted.
-    """
-
-    def __init__(self, histogram: Histogram, adcs: Sequence[Adc], crossbar: CrossbarOptions, zero_skip: bool = False) -> None:
-        totals_Y = histogram.counts_CIY.sum(axis=(0, 1)).astype(float)
-        levels_Y = np.flatnonzero(totals_Y)
-        done = [adc.convert(levels_Y) for adc in adcs]
-        self._adcs = adcs
-        self._error_A = prediction(histogram, np.stack([d.value for d in done]), levels_Y, crossbar)
-        self._skipped = histogram.idle / histogram.total if zero_skip else 0.0
-        share_Y = totals_Y / histogram.total
-        share_Y[0] -= self._skipped
-        self._coarse_A, self._clipped_A = (
-            np.stack([getattr(d, name) for d in done]) @ share_Y[levels_Y] for name in ("coarse", "clipped")
-        )
-        fine, coarse = (np.array([getattr(adc, f"{name}_steps") for adc in adcs]) for name in ("fine", "coarse"))
-        self._steps_A = coarse * self._coarse_A + fine * (1 - self._skipped - self._coarse_A)
-
-    @classmethod
-    def search(cls, histogram: Histogram, options: AdcOptions, crossbar: CrossbarOptions) -> Layer:
-        """Judge all candidates that the options allow."""
-        adcs = ADCS[options.kind].candidates(options, crossbar, histogram.weight_Y(crossbar))
-        return cls(histogram, adcs, crossbar, options.zero_skip)
-
-    def choose(self, error: float) -> Choice:
-        """Return the candidate with the fewest steps within `error`; where none is, the one with the least error."""
-        allowed_A = self._error_A <= error
-        keys = (self._error_A, self._steps_A) if allowed_A.any() else (self._steps_A, self._error_A)
-        best = int(np.lexsort((*keys, ~allowed_A))[0])
-        shares = (float(values_A[best]) for values_A in (self._steps_A, self._coarse_A, self._clipped_A))
-        return Choice(self._adcs[best], *shares, self._skipped, float(self._error_A[best]))
+def all_cheapest(layers: Sequence[Layer], price: float) -> list[Choice]:
+    """Return every layer's converters at a price of one step less of all conversions of the model."""
+    total = sum(layer.total for layer in layers)
+    return [layer.cheapest(price * layer.total / total) for layer in layers]
 
 
 @dataclass(frozen=True)
@@ -209,41 +291,43 @@ class Calibration:
     Attributes
     ----------
     choices : list of Choice
-    error : float
-        That was allowed.
+    price : float
+        Of a step.
     accuracy : float or None
         On tuning data; None if there were none.
+    kept : bool
+        The budget is kept.
     """
 
     choices: list[Choice]
-    error: float
+    price: float
     accuracy: float | None = None
+    kept: bool = True
 
 
 def calibrate(
-    layers: Sequence[Layer], options: CalibrationOptions, accuracy: Callable[[list[Adc]], float] | None, least: float
+    layers: Sequence[Layer], options: CalibrationOptions, accuracy: Callable[[list[Choice]], float] | None, least: float
 ) -> Calibration:
-    """Allow as much error, the same share of power in every layer, as tuning data forgive.
+    """Find, by bisection, the highest of `PRICES` that the budget allows.
 
     Parameters
     ----------
     accuracy : callable or None
-        Accuracy on tuning data with these converters; None if there are no labels: then `options.error` is allowed.
+        Accuracy on tuning data with these converters; None if there are no labels: then `options.error` is the budget.
     least : float
-        Accuracy that must be kept. Even the smallest of `ERRORS` may fail; then it is what is returned.
+        Accuracy that must be kept.
     """
-    if accuracy is None:
-        return Calibration([layer.choose(options.error) for layer in layers], options.error)
-    kept, refused = -1, len(ERRORS)
     found = None
-    while refused - kept > 1 or found is None:
-        at = max((kept + refused) // 2, 0)
-        choices = [layer.choose(ERRORS[at]) for layer in layers]
-        tried = Calibration(choices, ERRORS[at], accuracy([choice.adc for choice in choices]))
-        if tried.accuracy is not None and tried.accuracy >= least:
-            kept, found = at, tried
-        elif at == 0:
-            return tried
+    low, high = -1, len(PRICES)
+    while high - low > 1:
+        at = (low + high) // 2
+        choices = all_cheapest(layers, PRICES[at])
+        reached = accuracy(choices) if accuracy else None
+        kept = max(choice.error for choice in choices) <= options.error if reached is None else reached >= least
+        if kept:
+            low = at
+            found = Calibration(choices, PRICES[at], reached)
         else:
-            refused = at
-    return found
+            high = at
+            refused = Calibration(choices, PRICES[at], reached, kept=False)
+    return found or refused

@@ -5,25 +5,25 @@ what calibration data show. A zero point costs no conversion: ``sum_k (x_k - z) 
 ``z sum_k w_k``, which is known beforehand. Products of two activations (attention scores) stay digital, as do
 normalisation and whatever is not listed in `_builder`.
 
-Shapes: B = batch, N = input vectors, L = input vectors of one sample, G = groups, K = inputs of a group, O = outputs of a group.
+Shapes: B = batch, N = input vectors, G = groups, K = inputs of a group, O = outputs of a group, F = all outputs; in attention
+B, H = heads, N = queries, S = keys, X = width of a head.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 
 from ..simulator import HwsimError, Job
-from .adc import Adc
+from .adc import Adc, table
 from .crossbar import QUIET, CrossbarOptions, Crossbars, Table, Tally
 
 BATCH = 32  # samples that run together; bounds memory, changes no result
@@ -83,7 +83,6 @@ class MappedLayer(nn.Module):
         self.scale_GO = scale_GO
         self.low = self.high = 0.0
         self.seen, self.macs, self.vectors = False, 0, 0
-        self.adc: Adc | None = None
         self.table: Table | None = None
         self.tally = Tally()
         self.power = self.error_power = 0.0
@@ -190,9 +189,8 @@ class MappedConv(MappedLayer):
         padded = np.pad(codes, [(0, 0), (0, 0), *padding], **modes[conv.padding_mode])
         axes = tuple(range(2, 2 + spatial))
         reach = tuple(d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
-        strides = tuple(slice(None, None, stride) for stride in conv.stride)
-        windows = sliding_window_view(padded, reach, axis=axes)[(slice(None), slice(None), *strides)]
-        windows = windows[(..., *(slice(None, None, d) for d in conv.dilation))]
+        every = [slice(None, None, step) for step in (1, 1, *conv.stride, *conv.dilation)]
+        windows = sliding_window_view(padded, reach, axis=axes)[tuple(every)]
         positions = windows.shape[2 : 2 + spatial]
         order = (0, *axes, 1, *range(2 + spatial, 2 + 2 * spatial))
         x_NGK = windows.transpose(order).reshape(-1, conv.groups, self.crossbars.inputs)
@@ -332,11 +330,12 @@ class CrossbarModel:
         """Return the outputs of the model as it was given, but for folded normalisation."""
         return _batches(self.float_model, x, job)
 
-    def set_adcs(self, adcs: list[Adc], skip_idle: bool = False) -> None:
-        """Give every layer its converter, and forget what was counted."""
-        for layer, adc in zip(self.layers, adcs, strict=True):
-            layer.adc, layer.table = adc, adc.table(layer.options, skip_idle, layer.crossbars.resolution)
-            layer.tally, layer.power, layer.error_power = Tally(), 0.0, 0.0
+    def set_adcs(self, adcs: Sequence[Sequence[Adc]], skip_idle: bool = False, histogram: bool = False) -> None:
+        """Give every layer its converters (one, or one a column), and count anew, with a histogram if asked for."""
+        for layer, own in zip(self.layers, adcs, strict=True):
+            layer.table = table(own, layer.options, skip_idle, layer.crossbars.resolution)
+            layer.tally = Tally.with_histogram(layer.options) if histogram else Tally()
+            layer.power = layer.error_power = 0.0
 
 
 @dataclass
@@ -439,7 +438,6 @@ def fold_batch_norm(model: nn.Module, x: Tensor) -> nn.Module:
     Which that is, one run shows. Layers that run more than once are left alone, and so is the whole model should merging
     change its output: then something else reads what the layer gives.
     """
-    norms = (nn.BatchNorm1d, nn.BatchNorm2d)
     fusers = {
         nn.Conv1d: nn.utils.fuse_conv_bn_eval,
         nn.Conv2d: nn.utils.fuse_conv_bn_eval,
@@ -458,7 +456,7 @@ def fold_batch_norm(model: nn.Module, x: Tensor) -> nn.Module:
     for name, module in model.named_modules():
         if type(module) in fusers:
             hooks.append(module.register_forward_hook(after(name)))
-        elif isinstance(module, norms) and module.track_running_stats:
+        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.track_running_stats:
             hooks.append(module.register_forward_pre_hook(before(name)))
     expected = _batches(model, x, QUIET)
     for hook in hooks:
@@ -467,7 +465,8 @@ def fold_batch_norm(model: nn.Module, x: Tensor) -> nn.Module:
     for layer, norm in pairs:
         if sum(layer == a or norm == b for a, b in pairs) == 1:
             module = folded.get_submodule(layer)
-            _replace(folded, layer, fusers[type(module)](module, folded.get_submodule(norm)))  # type: ignore[index, type-var, arg-type]
+            fuse: Callable[..., nn.Module] = fusers[type(module)]
+            _replace(folded, layer, fuse(module, folded.get_submodule(norm)))
             _replace(folded, norm, nn.Identity())
     return folded if torch.allclose(_batches(folded, x, QUIET), expected, rtol=1e-3, atol=1e-4) else model
 

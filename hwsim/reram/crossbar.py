@@ -64,8 +64,8 @@ class CrossbarOptions(Options):
             )
         if self.y_max >= MOST_LEVELS:
             raise ValueError(
-                f"crossbar.rows = {self.rows}: with {self.cell_bits} bits a cell and {self.dac_bits} bits a cycle a bit line has "
-                f"{self.y_max + 1} levels; at most {MOST_LEVELS} are simulated"
+                f"crossbar.rows = {self.rows}: with {self.cell_bits} bits a cell and {self.dac_bits} bits a cycle a bit line "
+                f"has {self.y_max + 1} levels; at most {MOST_LEVELS} are simulated"
             )
         return self
 
@@ -105,7 +105,7 @@ class CrossbarOptions(Options):
         return 2 ** (self.weight_bits - 1) if self.encoding == "offset" else 0
 
     @property
-    def column_weight_C(self) -> np.ndarray:
+    def column_weight_C(self) -> np.ndarray:  # noqa: N802 - a shape suffix
         """What a column's bit line counts for: its sign times 2^(c s), int64."""
         return np.array([sign << (self.cell_bits * s) for sign in self.signs for s in range(self.slices)], np.int64)
 
@@ -217,7 +217,7 @@ class Crossbars:
         self.crossbars = options.crossbars(self.inputs, self.outputs, self.groups)
         self._cells_GTOCBW = _pack_cells(self.cells_GTOCR(), options)
 
-    def cells_GTOCR(self) -> np.ndarray:
+    def cells_GTOCR(self) -> np.ndarray:  # noqa: N802 - a shape suffix
         """Return what each cell holds, uint8; rows beyond the last input hold 0."""
         options = self.options
         stored_GOPK = np.stack([np.maximum(sign * self.weight_GOK, 0) for sign in options.signs], axis=2)

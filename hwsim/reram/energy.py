@@ -20,6 +20,7 @@ from pydantic import Field
 from ...core.options import Options
 from ..simulator import HwsimError, Report
 from .adc import Adc
+from .calibrate import Choice
 from .crossbar import CrossbarOptions
 
 PICO = 1e-12
@@ -64,16 +65,15 @@ class Work:
         Of its matrix; the first two of one group.
     vectors : int
         Input vectors.
-    fine, coarse, skipped : float
-        Conversions by range, and bit lines that were not converted.
+    lines, skipped : float
+        Bit lines, and how many of them were not converted.
     """
 
     inputs: int
     outputs: int
     groups: int
     vectors: float
-    fine: float
-    coarse: float
+    lines: float
     skipped: float = 0.0
 
 
@@ -104,14 +104,15 @@ def conversion_j(options: EnergyOptions, bits: int) -> float:
     table = constants()["adc"][name]
     if bits not in table["bits"]:
         raise HwsimError(
-            f"energy.model = {options.model!r}: has no figure for {bits} bits; it knows {table['bits'][0]} to {table['bits'][-1]}",
+            f"energy.model = {options.model!r}: no figure for {bits} bits; it knows {table['bits'][0]} to {table['bits'][-1]}",
             "OUT_OF_RANGE",
             "energy.model",
         )
     nodes = [int(key[len("conversion_fj_") : -len("nm")]) for key in table if key.startswith("conversion_fj_")] or [32]
     if options.node_nm not in nodes:
+        known = ", ".join(map(str, nodes))
         raise HwsimError(
-            f"energy.node_nm = {options.node_nm}: {options.model!r} has no such node; choose one of {', '.join(map(str, nodes))}",
+            f"energy.node_nm = {options.node_nm}: {options.model!r} has no figures for it; choose one of {known}",
             "OUT_OF_RANGE",
             "energy.node_nm",
         )
@@ -158,25 +159,26 @@ def range_j(adc: Adc, options: EnergyOptions, full_bits: int) -> tuple[float, fl
     return spent(adc.fine_switched), spent(adc.coarse_switched)
 
 
-def adc_j(work: Work, adc: Adc, options: EnergyOptions, full_bits: int) -> float:
-    """Return the energy of a layer's conversions."""
-    fine_j, coarse_j = range_j(adc, options, full_bits)
-    return work.fine * fine_j + work.coarse * coarse_j
+def line_j(choice: Choice, options: EnergyOptions, full_bits: int) -> float:
+    """Return the energy of converting one bit line, on average over a layer's."""
+    total_j = 0.0
+    for setting in choice.settings:
+        fine_j, coarse_j = range_j(setting.adc, options, full_bits)
+        total_j += (1 - setting.skipped - setting.coarse) * fine_j + setting.coarse * coarse_j
+    return total_j / len(choice.settings)
 
 
 def array_j(work: Work, crossbar: CrossbarOptions) -> dict[str, float]:
     """Return the energy of a layer's other parts, by name."""
-    stacks = work.groups * crossbar.tiles(work.inputs)  # row tiles
     crossbars = crossbar.crossbars(work.inputs, work.outputs, work.groups)
     bits_in = work.vectors * work.groups * work.inputs * crossbar.activation_bits
     bits_out = work.vectors * work.groups * work.outputs * crossbar.activation_bits
     reads = work.vectors * crossbar.cycles * crossbars
     cells = crossbar.rows * crossbar.columns / (128 * 128)
-    conversions = work.vectors * stacks * crossbar.cycles * work.outputs * crossbar.columns_per_output
     picojoules = {
         "dac": reads * crossbar.rows * _value("component", "dac_row_pj"),
         "crossbar": reads * cells * _value("component", "crossbar_read_pj"),
-        "shift_add": (conversions - work.skipped) * _value("component", "shift_add_pj"),
+        "shift_add": (work.lines - work.skipped) * _value("component", "shift_add_pj"),
         "buffers": (bits_in + bits_out) * _value("component", "edram_pj_per_bit"),
         "bus": (bits_in + bits_out) * _value("component", "bus_pj_per_bit"),
         "router": bits_out * _value("component", "router_pj_per_bit"),

@@ -24,14 +24,16 @@ VALUE_BITS, COARSE_BITS = 48, 7
 LOW, WIDE = (1 << COARSE_BITS) - 1, 32
 
 
-@intrinsic
-def _popcount(typing_context: Any, word: types.Type) -> Any:
+def _generate_popcount(typing_context: Any, word: types.Type) -> Any:
     """Count ones as int64: numba would make a float64 of uint64 + int64."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
         return builder.ctpop(arguments[0])
 
     return types.int64(types.uint64), generate
+
+
+_popcount: Any = intrinsic(_generate_popcount)
 
 
 def pack_table(value_CY: np.ndarray, coarse_CY: np.ndarray, clipped_CY: np.ndarray) -> np.ndarray:
@@ -82,19 +84,19 @@ def multiplier(words: int, columns: int, cell_bits: int, dac_bits: int) -> Any:
             for g in range(groups):
                 for t in range(tiles):
                     for o in range(outputs):
-                        acc, counts = np.int64(0), np.int64(0)
+                        acc, counts = 0, 0
                         for first in range(0, bits, dac_bits):
                             driven = np.uint64(0)
                             for a in range(first, first + dac_bits):
                                 for w in range(words):
                                     driven |= x_NGTAW[n, g, t, a, w]
                             if driven:
-                                total = np.int64(0)
+                                total = 0
                                 for c in range(columns):
-                                    y = np.int64(0)
+                                    y = 0
                                     for b in range(cell_bits):
                                         for a in range(dac_bits):
-                                            ones = np.int64(0)
+                                            ones = 0
                                             for w in range(words):
                                                 ones += _popcount(
                                                     x_NGTAW[n, g, t, first + a, w] & cells_GTOCBW[g, t, o, c, b, w]

@@ -1,9 +1,10 @@
 """What a client does with its crossbars: evaluate, or train; and whether converters still suit weights that have changed.
 
-Evaluation is one forward pass, all of it simulated. Training is another matter, since no array trains itself: gradients of inputs
-are products with the transposed weights, on further crossbars (K and O swapped); gradients of weights are products of two
-activations, hence digital; and new weights must be written, at a cost that published figures put two orders of magnitude apart.
-Converters are taken to need as many steps on the way back as on the way forth, which nobody has measured.
+Evaluation is one forward pass, all of it simulated. Training is another matter, since no array trains itself: gradients of
+inputs are products with the transposed weights, on further crossbars (K and O swapped); gradients of weights are products of
+two activations, hence digital; and new weights must be written, at a cost that published figures put two orders of magnitude
+apart. Converters are taken to need as many steps on the way back as on the way forth, which nobody has
+measured.
 """
 
 from __future__ import annotations
@@ -108,9 +109,8 @@ def digital_macs(mapped: int, unmapped: int, workload: WorkloadOptions) -> int:
 def work(shape: Shape, choice: Choice, crossbar: CrossbarOptions, workload: WorkloadOptions) -> Work:
     """Return what one matrix does in the whole workload."""
     lines = shape.conversions(crossbar) * workload.passes
-    fine = max(0.0, 1 - choice.coarse - choice.skipped)
     vectors = shape.positions * shape.count * workload.passes
-    return Work(shape.inputs, shape.outputs, shape.groups, vectors, lines * fine, lines * choice.coarse, lines * choice.skipped)
+    return Work(shape.inputs, shape.outputs, shape.groups, vectors, lines, lines * choice.skipped)
 
 
 def endurance_warning(workload: WorkloadOptions) -> list[str]:
@@ -124,7 +124,7 @@ def endurance_warning(workload: WorkloadOptions) -> list[str]:
 
 
 def recalibrate(
-    before: Sequence[Histogram], after: Sequence[Histogram], choices: Sequence[Choice], layers: Sequence[Layer], error: float
+    before: Sequence[Histogram], after: Sequence[Histogram], choices: Sequence[Choice], layers: Sequence[Layer], price: float
 ) -> tuple[list[Choice], list[int]]:
     """Keep each layer's converter unless its bit lines have drifted by more than `DRIFT` in total variation.
 
@@ -134,8 +134,8 @@ def recalibrate(
         When the converters were chosen, and now.
     layers : sequence of Layer
         Candidates, judged on `after`.
-    error : float
-        That is allowed.
+    price : float
+        At which new ones are chosen.
 
     Returns
     -------
@@ -143,4 +143,4 @@ def recalibrate(
         Converters, and which layers have a new one.
     """
     drifted = [i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old.distance(new) > DRIFT]
-    return [layers[i].choose(error) if i in drifted else choice for i, choice in enumerate(choices)], drifted
+    return [layers[i].cheapest(price) if i in drifted else choice for i, choice in enumerate(choices)], drifted

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import numpy as np
 from pydantic import Field
@@ -18,9 +18,9 @@ from pydantic import Field
 from ...core.options import Options
 from ..simulator import HwsimError, Job, Report, _silent
 from . import energy, phases, stats
-from .adc import Adc, AdcOptions, TrqParameters, Trq, fixed
-from .calibrate import Calibration, CalibrationOptions, Choice, Histogram, Layer, calibrate
-from .crossbar import CrossbarOptions, Tally
+from .adc import Adc, AdcOptions, Trq, TrqParameters, Uniform, fixed
+from .calibrate import Calibration, CalibrationOptions, Choice, Histogram, Layer, Setting, calibrate
+from .crossbar import QUIET, CrossbarOptions
 from .energy import ComponentArea, ComponentEnergy, EnergyOptions
 from .nonideal import NonidealOptions, noisy_cells
 from .phases import Shape, WorkloadOptions
@@ -28,9 +28,8 @@ from .phases import Shape, WorkloadOptions
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .convert import CrossbarModel
+    from .convert import CrossbarModel, MappedLayer
 
-UNIFORM = AdcOptions(kind="uniform_calibrated")
 SUSPICIOUS_REDUCTION = 5.0
 
 
@@ -51,9 +50,9 @@ class LayerShape(Options):
     """Matrices side by side that share neither rows nor columns."""
     count: Annotated[int, Field(ge=1)] = 1
     """Layers like this one."""
-    activation_density: list[float] = []
+    activation_density: list[float] = Field(default_factory=list)
     """How often each bit of an activation is set, lowest first; empty: a default."""
-    weight_density: list[float] = []
+    weight_density: list[float] = Field(default_factory=list)
     """How often each bit of a stored weight is set, lowest first; empty: a default."""
 
 
@@ -66,7 +65,7 @@ class ReramRequest(Options):
     """Whose name stands in the report."""
     data: str = ""
     """Likewise."""
-    layers: list[LayerShape] = []
+    layers: list[LayerShape] = Field(default_factory=list)
     """For "stats"."""
     crossbar: CrossbarOptions = CrossbarOptions()
     """Arrays."""
@@ -95,10 +94,10 @@ class LayerReport(Report):
 
     name: str
     kind: str
-    adc: str
-    """What was chosen."""
-    uniform: str
-    """What a calibrated uniform converter would be; empty if it was not asked for."""
+    adc: list[str]
+    """What was chosen: one for all columns, or one a column."""
+    uniform: list[str]
+    """What calibrated uniform converters would be."""
     inputs: int
     outputs: int
     groups: int
@@ -152,13 +151,13 @@ class ReramReport(Report):
     ad_operations_full: float
     """Steps of lossless converters for all bit lines."""
     mean_ops: float
-    mean_ops_uniform: float | None
-    """Of uniform converters, calibrated to the same budget."""
+    mean_ops_uniform: float
+    """Of uniform converters, calibrated to the same budget, as finely."""
     reduction: float
     """Lossless converters' steps over these."""
-    reduction_vs_calibrated_uniform: float | None
-    allowed_error: float | None
-    """That tuning data forgave, of each layer's products over their power."""
+    reduction_vs_calibrated_uniform: float
+    price: float | None
+    """Predicted error over power that one step less of every conversion was worth; none if nothing was calibrated."""
     accuracy_float: float | None
     accuracy_int: float | None
     accuracy_crossbar: float | None
@@ -182,7 +181,7 @@ class ReramReport(Report):
     unmapped: list[str]
     layers: list[LayerReport]
     trq: list[TrqParameters]
-    """Each layer's, to ask for the same again; empty for other kinds."""
+    """Each layer's, or each column's, to ask for the same again; empty for other kinds."""
     warnings: list[str]
     provenance: Provenance
 
@@ -209,8 +208,8 @@ class Samples:
 
 
 def estimate(
-    request: ReramRequest, job: Job = Job(), model: nn.Module | None = None, data: Samples | None = None
-) -> ReramReport:  # noqa: B008
+    request: ReramRequest, job: Job = QUIET, model: nn.Module | None = None, data: Samples | None = None
+) -> ReramReport:
     """Answer a request.
 
     Parameters
@@ -248,13 +247,13 @@ class _Findings:
 
     shapes: list[Shape]
     choices: list[Choice]
-    uniform: list[Choice] | None
+    uniform: list[Choice]
     stored: int
     unmapped_macs: int
     unmapped: list[str]
     warnings: list[str]
     measured: Sequence[float | None]
-    allowed: float | None = None
+    price: float | None = None
     accuracy_float: float | None = None
     accuracy_int: float | None = None
     accuracy_crossbar: float | None = None
@@ -262,7 +261,7 @@ class _Findings:
     samples: tuple[int, int, int] = (0, 0, 0)
 
 
-def estimate_stats(request: ReramRequest, job: Job = Job()) -> ReramReport:  # noqa: B008
+def estimate_stats(request: ReramRequest, job: Job = QUIET) -> ReramReport:
     """Estimate from shapes and densities alone.
 
     Raises
@@ -282,20 +281,20 @@ def estimate_stats(request: ReramRequest, job: Job = Job()) -> ReramReport:  # n
     settled = fixed(request.adc, crossbar, len(mapped))
     warnings += settled[1] if settled else []
     choices, uniform = [], []
+    asked, baseline = request.adc.model_dump_json(), _baseline(request.adc).model_dump_json()
     for i, layer in enumerate(mapped):
         job.step(i / len(mapped))
         densities = _densities(layer, i, crossbar)
-        own = (settled[0][i], request.adc.zero_skip) if settled else request.adc.model_dump_json()
-        choices.append(_expected(layer.inputs, *densities, crossbar, own, request.calibration.error))
-        uniform.append(_expected(layer.inputs, *densities, crossbar, UNIFORM.model_dump_json(), request.calibration.error))
+        own = settled[0][i] if settled else None
+        choices.append(_expected(layer.inputs, *densities, crossbar, asked, own, request.calibration.error))
+        uniform.append(_expected(layer.inputs, *densities, crossbar, baseline, None, request.calibration.error))
     if any(not (layer.activation_density and layer.weight_density) for layer in mapped):
         warnings.append("layers: densities of bits are the defaults where none are given")
     unmapped = sum(layer.inputs * layer.outputs * layer.groups * layer.positions * layer.count for layer in request.layers)
     unmapped -= sum(shape.macs for shape in shapes)
     stored = sum(shape.crossbars(crossbar) for shape in shapes)
     names = [f"{layer.name or layer.kind}: digital" for layer in request.layers if layer.kind == "digital"]
-    allowed = None if settled else request.calibration.error
-    findings = _Findings(shapes, choices, uniform, stored, unmapped, names, warnings, [None] * len(shapes), allowed)
+    findings = _Findings(shapes, choices, uniform, stored, unmapped, names, warnings, [None] * len(shapes))
     job.step(1.0)
     return _report(request, findings)
 
@@ -315,14 +314,24 @@ def _expected(
     activation_A: tuple[float, ...],
     weight_S: tuple[float, ...],
     crossbar: CrossbarOptions,
-    adc: str | tuple[Adc, bool],
+    adc: str,
+    given: tuple[Adc, ...] | None,
     error: float,
 ) -> Choice:
-    """Return the converter (given, or found by options as JSON) of a layer with these densities; clients share layers."""
+    """Return the converters, given or found by options (as JSON), of a layer with these densities; clients share layers."""
+    options = AdcOptions.model_validate_json(adc)
     histogram = stats.histogram(inputs, activation_A, weight_S, crossbar)
-    if isinstance(adc, tuple):
-        return Layer(histogram, [adc[0]], crossbar, adc[1]).choose(error)
-    return Layer.search(histogram, AdcOptions.model_validate_json(adc), crossbar).choose(error)
+    if given:
+        return Layer(histogram, [[one] for one in given], options.zero_skip).cheapest(0)
+    layer = Layer.search(histogram, options, crossbar)
+    return calibrate([layer], CalibrationOptions(error=error), None, 0).choices[0]
+
+
+def _baseline(options: AdcOptions) -> AdcOptions:
+    """Return uniform converters that are calibrated as finely."""
+    return AdcOptions(
+        kind="uniform_calibrated", granularity=options.granularity, rounding=options.rounding, zero_skip=options.zero_skip
+    )
 
 
 class _Functional:
@@ -393,41 +402,29 @@ class _Functional:
         self._observe()
         histograms = self._histograms()
         self.job.step(0.1)
-        settled = fixed(request.adc, request.crossbar, len(model.layers))
         least = self._accuracy_int(data.tuning_x, data.tuning_y)
-        uniform = self._calibrate(UNIFORM, histograms, least)
+        uniform = self._calibrate(_baseline(request.adc), histograms, least)
+        accuracy_uniform = _accuracy(self._run(uniform.choices, data.test_x), data.test_y)
         self.job.step(0.4)
-        if settled is None:
-            found = self._calibrate(request.adc, histograms, least)
-            if (
-                found.accuracy is not None
-                and least is not None
-                and found.accuracy < least - request.calibration.accuracy_budget
-            ):
-                self.warnings.append("calibration: not even the smallest error keeps the accuracy budget on tuning data")
-        else:
-            self.warnings += settled[1]
-            layers = [
-                Layer(histogram, [adc], request.crossbar, request.adc.zero_skip)
-                for histogram, adc in zip(histograms, settled[0], strict=True)
-            ]
-            found = Calibration([layer.choose(1.0) for layer in layers], 0.0)
+        settled = fixed(request.adc, request.crossbar, len(model.layers))
+        found = self._given(*settled, histograms) if settled else self._calibrate(request.adc, histograms, least)
+        if not found.kept:
+            self.warnings.append("calibration: not even the lowest price of a step keeps the budget on tuning data")
         self.job.step(0.7)
-        measured = self._measured_errors(found)
-        logits = self._run([choice.adc for choice in uniform.choices], data.test_x, zero_skip=False)
-        accuracy_uniform = _accuracy(logits, data.test_y)
-        self.job.step(0.85)
-        logits = self._run([choice.adc for choice in found.choices], data.test_x, request.adc.zero_skip)
+        measured = self._measured_errors(found.choices)
+        # columns with converters of their own are told apart by a histogram only
+        logits = self._run(found.choices, data.test_x, histogram=len(found.choices[0].settings) > 1)
+        counted = [_counted(choice, layer) for choice, layer in zip(found.choices, model.layers, strict=True)]
         findings = _Findings(
             self.shapes,
-            [_as_counted(choice, layer.tally) for choice, layer in zip(found.choices, model.layers, strict=True)],
+            counted,
             uniform.choices,
             sum(crossbars.crossbars for crossbars in model.stored),
             model.macs - model.mapped_macs,
             model.unmapped,
             self.warnings,
             measured,
-            None if settled else found.error,
+            None if settled else found.price,
             _accuracy(model.run_float(data.test_x, self.quiet), data.test_y),
             self._accuracy_int(data.test_x, data.test_y),
             _accuracy(logits, data.test_y),
@@ -451,39 +448,41 @@ class _Functional:
     def _histograms(self) -> list[Histogram]:
         """Count the bit lines of calibration samples with lossless converters."""
         model, crossbar = self.model, self.request.crossbar
-        lossless, _ = fixed(AdcOptions(kind="ideal"), crossbar, len(model.layers)) or ([], [])
-        model.set_adcs(lossless)
-        for layer in model.layers:
-            layer.tally = Tally.with_histogram(crossbar)
-        model.session.measure = True
-        model.run(self.data.calibration_x[: self.request.calibration.samples], "crossbar", self.quiet)
-        model.session.measure = False
-        return [Histogram.of(layer.tally, layer.crossbars.tiles, layer.power) for layer in model.layers]
+        model.set_adcs([[Uniform(crossbar.full_bits)]] * len(model.layers), histogram=True)
+        self._run_measured()
+        return [_histogram(layer) for layer in model.layers]
+
+    def _given(self, adcs: list[tuple[Adc, ...]], warnings: list[str], histograms: list[Histogram]) -> Calibration:
+        self.warnings += warnings
+        skip = self.request.adc.zero_skip
+        layers = [Layer(histogram, [[adc] for adc in own], skip) for histogram, own in zip(histograms, adcs, strict=True)]
+        return Calibration([layer.cheapest(0) for layer in layers], 0)
 
     def _calibrate(self, adc: AdcOptions, histograms: list[Histogram], least: float | None) -> Calibration:
         layers = [Layer.search(histogram, adc, self.request.crossbar) for histogram in histograms]
-        accuracy: Callable[[list[Adc]], float] | None = None
-        if least is not None:
-            least -= self.request.calibration.accuracy_budget
+        options = self.request.calibration
+        if least is None:
+            return calibrate(layers, options, None, 0)
 
-            def accuracy(adcs: list[Adc]) -> float:
-                assert self.data.tuning_x is not None
-                found = _accuracy(self._run(adcs, self.data.tuning_x, adc.zero_skip), self.data.tuning_y)
-                assert found is not None
-                return found
+        def accuracy(choices: list[Choice]) -> float:
+            assert self.data.tuning_x is not None
+            return cast(float, _accuracy(self._run(choices, self.data.tuning_x), self.data.tuning_y))
 
-        return calibrate(layers, self.request.calibration, accuracy, least or 0.0)
+        return calibrate(layers, options, accuracy, least - options.accuracy_budget)
 
-    def _measured_errors(self, found: Calibration) -> list[float]:
+    def _measured_errors(self, choices: list[Choice]) -> list[float]:
         """Run calibration samples through what was chosen: the prediction takes errors as independent."""
-        self.model.session.measure = True
-        calibration_x = self.data.calibration_x[: self.request.calibration.samples]
-        self._run([choice.adc for choice in found.choices], calibration_x, self.request.adc.zero_skip)
-        self.model.session.measure = False
+        self.model.set_adcs([choice.adcs for choice in choices], self.request.adc.zero_skip)
+        self._run_measured()
         return [layer.error_power / layer.power if layer.power else 0.0 for layer in self.model.layers]
 
-    def _run(self, adcs: list[Adc], x: Tensor, zero_skip: bool) -> Tensor:
-        self.model.set_adcs(adcs, zero_skip)
+    def _run_measured(self) -> None:
+        self.model.session.measure = True
+        self.model.run(self.data.calibration_x[: self.request.calibration.samples], "crossbar", self.quiet)
+        self.model.session.measure = False
+
+    def _run(self, choices: list[Choice], x: Tensor, histogram: bool = False) -> Tensor:
+        self.model.set_adcs([choice.adcs for choice in choices], self.request.adc.zero_skip, histogram)
         return self.model.run(x, "crossbar", self.quiet)
 
     def _accuracy_int(self, x: Tensor | None, y: Tensor | None) -> float | None:
@@ -495,19 +494,24 @@ def _accuracy(logits: Tensor, y: Tensor | None) -> float | None:
     return None if y is None else float((logits.argmax(-1) == y).double().mean())
 
 
-def _as_counted(choice: Choice, tally: Tally) -> Choice:
-    """Replace expected shares by counted ones."""
-    lines = tally.bit_lines
-    skipped = tally.idle if choice.skipped else 0
-    coarse = choice.adc.coarse_steps * tally.coarse
-    fine = choice.adc.fine_steps * (lines - skipped - tally.coarse)
-    return replace(
-        choice,
-        steps=(coarse + fine) / lines,
-        coarse=tally.coarse / lines,
-        clipped=tally.clipped / lines,
-        skipped=skipped / lines,
-    )
+def _histogram(layer: MappedLayer) -> Histogram:
+    tally = layer.tally
+    assert tally.histogram_CIY is not None
+    return Histogram.of(tally.histogram_CIY, layer.crossbars.inputs, layer.options, layer.power, tally.idle)
+
+
+def _counted(choice: Choice, layer: MappedLayer) -> Choice:
+    """Replace expected shares by counted ones; errors stay as predicted."""
+    tally, skips = layer.tally, choice.skipped > 0
+    if tally.histogram_CIY is not None:
+        counted = Layer(_histogram(layer), [[adc] for adc in choice.adcs], skips).cheapest(0)
+        settings = zip(choice.settings, counted.settings, strict=True)
+        return Choice(tuple(replace(new, error=old.error) for old, new in settings))
+    (setting,) = choice.settings
+    lines, skipped = tally.bit_lines, tally.idle if skips else 0
+    operations = setting.adc.coarse_steps * tally.coarse + setting.adc.fine_steps * (lines - skipped - tally.coarse)
+    steps, coarse, clipped, skipped_share = (count / lines for count in (operations, tally.coarse, tally.clipped, skipped))
+    return Choice((Setting(setting.adc, steps, coarse, clipped, skipped_share, setting.error),))
 
 
 def _report(request: ReramRequest, findings: _Findings) -> ReramReport:
@@ -522,10 +526,9 @@ def _report(request: ReramRequest, findings: _Findings) -> ReramReport:
     operations = sum(count * choice.steps for count, choice in zip(lines, choices, strict=True))
     clipped = sum(count * choice.clipped for count, choice in zip(lines, choices, strict=True))
     full = sum(lines) * crossbar.full_bits
-    uniform = findings.uniform and sum(c.steps * n for c, n in zip(findings.uniform, lines, strict=False)) / sum(
-        lines[: len(findings.shapes)]
-    )
-    mean, reduction = operations / sum(lines), full / operations if operations else float("inf")
+    uniform = sum(choice.steps * n for choice, n in zip(findings.uniform, lines, strict=False))
+    uniform /= sum(lines[: len(findings.shapes)])  # forward only, where it was calibrated
+    mean, reduction = operations / sum(lines), full / max(operations, 1)
     mapped = sum(shape.macs for shape in findings.shapes)
     parts = _energy(request, works, choices, mapped, findings.unmapped_macs)
     low_j, high_j = sum(part.low_j for part in parts), sum(part.high_j for part in parts)
@@ -536,14 +539,14 @@ def _report(request: ReramRequest, findings: _Findings) -> ReramReport:
         mode=request.mode,
         model=request.model,
         data=request.data,
-        conversions=sum(work.fine + work.coarse for work in works),
+        conversions=sum(work.lines - work.skipped for work in works),
         ad_operations=operations,
         ad_operations_full=full,
         mean_ops=mean,
         mean_ops_uniform=uniform,
         reduction=reduction,
-        reduction_vs_calibrated_uniform=uniform and uniform / mean,
-        allowed_error=findings.allowed,
+        reduction_vs_calibrated_uniform=uniform / mean if mean else 1.0,
+        price=findings.price,
         accuracy_float=findings.accuracy_float,
         accuracy_int=findings.accuracy_int,
         accuracy_crossbar=findings.accuracy_crossbar,
@@ -563,7 +566,7 @@ def _report(request: ReramRequest, findings: _Findings) -> ReramReport:
         mapped_mac_fraction=mapped / (mapped + findings.unmapped_macs),
         unmapped=findings.unmapped,
         layers=_rows(request, findings),
-        trq=[choice.adc.parameters for choice in findings.choices if isinstance(choice.adc, Trq)],
+        trq=[adc.parameters for choice in findings.choices for adc in choice.adcs if isinstance(adc, Trq)],
         warnings=[*findings.warnings, *_warnings(request, findings, reduction, clipped / sum(lines))],
         provenance=_provenance(request, findings.samples),
     )
@@ -575,7 +578,8 @@ def _energy(
     """Return all components, the converters first."""
     crossbar, workload = request.crossbar, request.workload
     adc_j = sum(
-        energy.adc_j(work, choice.adc, request.energy, crossbar.full_bits) for work, choice in zip(works, choices, strict=True)
+        work.lines * energy.line_j(choice, request.energy, crossbar.full_bits)
+        for work, choice in zip(works, choices, strict=True)
     )
     totals = {"adc": adc_j}
     for work in works:
@@ -599,14 +603,14 @@ def _rows(request: ReramRequest, findings: _Findings) -> list[LayerReport]:
     crossbar, workload = request.crossbar, request.workload
     rows = []
     for i, (shape, choice) in enumerate(zip(findings.shapes, findings.choices, strict=True)):
-        work, lines = phases.work(shape, choice, crossbar, workload), shape.conversions(crossbar) * workload.passes
+        work = phases.work(shape, choice, crossbar, workload)
         columns = shape.outputs * crossbar.columns_per_output
         rows.append(
             LayerReport(
                 name=shape.name,
                 kind=shape.kind,
-                adc=str(choice.adc),
-                uniform=str(findings.uniform[i].adc) if findings.uniform else "",
+                adc=[str(adc) for adc in choice.adcs],
+                uniform=[str(adc) for adc in findings.uniform[i].adcs],
                 inputs=shape.inputs,
                 outputs=shape.outputs,
                 groups=shape.groups,
@@ -615,16 +619,16 @@ def _rows(request: ReramRequest, findings: _Findings) -> list[LayerReport]:
                 row_utilisation=shape.inputs / (crossbar.tiles(shape.inputs) * crossbar.rows),
                 column_utilisation=columns / (-(-columns // crossbar.columns) * crossbar.columns),
                 macs=shape.macs,
-                conversions=work.fine + work.coarse,
-                ad_operations=lines * choice.steps,
+                conversions=work.lines - work.skipped,
+                ad_operations=work.lines * choice.steps,
                 mean_ops=choice.steps,
                 coarse_fraction=choice.coarse,
-                clipped=lines * choice.clipped,
+                clipped=work.lines * choice.clipped,
                 clip_fraction=choice.clipped,
                 skipped_fraction=choice.skipped,
                 error_predicted=choice.error,
                 error_measured=findings.measured[i],
-                energy_adc_j=energy.adc_j(work, choice.adc, request.energy, crossbar.full_bits),
+                energy_adc_j=work.lines * energy.line_j(choice, request.energy, crossbar.full_bits),
                 latency_s=energy.latency_s([work], crossbar, "in_turn"),
             )
         )

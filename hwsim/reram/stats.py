@@ -1,10 +1,11 @@
 """Bit lines without data: their distribution from how often bits are set, in microseconds a layer.
 
-Rows are taken as independent and alike, and so are the bits of a number. One row adds digit times cell to a bit line; a tile of R
-rows adds R of those, so its distribution is the R-fold convolution of one row's: with one-bit cells and cycles, binomial. An
+Rows are taken as independent and alike, and so are the bits of a number. One row adds digit times cell to a bit line; a tile of
+R rows adds R of those, so its distribution is the R-fold convolution of one row's: with one-bit cells and cycles, binomial. An
 estimate: real bits are neither, and the documentation says how far it is off.
 
-Shapes: A = activation bits, S = weight bits of one sign, C = columns of an output, I = cycles, Y = levels, Z = digit times cell.
+Shapes: A = activation bits, S = weight bits of one sign, or its slices, C = columns of an output, I = cycles, Y = levels,
+Z = digit times cell.
 """
 
 from __future__ import annotations
@@ -85,12 +86,9 @@ def histogram(
     power_of_spectrum = sum(spectrum**count for count in rows)
     counts_SIY = np.fft.irfft(power_of_spectrum, crossbar.y_max + 1, axis=2).clip(min=0)
     idle_I = np.sum([digit_IZ[:, 0] ** count for count in rows], axis=0)
-    return Histogram(
-        np.concatenate([counts_SIY] * len(crossbar.signs)),
-        len(rows),
-        _power(inputs, activation_A, weight_S, crossbar),
-        float(idle_I.sum()) * crossbar.columns_per_output,
-    )
+    counts_CIY = np.concatenate([counts_SIY] * len(crossbar.signs))
+    power = _power(inputs, activation_A, weight_S, crossbar)
+    return Histogram.of(counts_CIY, inputs, crossbar, power, float(idle_I.sum()) * crossbar.columns_per_output)
 
 
 def _groups(shares: tuple[float, ...], size: int) -> list[tuple[float, ...]]:
