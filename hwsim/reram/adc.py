@@ -14,7 +14,7 @@ Shapes: Y = levels of a bit line, C = columns of an output.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -30,6 +30,7 @@ from .crossbar import CrossbarOptions, Table
 Kind = Literal["ideal", "uniform", "uniform_calibrated", "trq", "lloyd_max"]
 Rounding = Literal["half_up", "floor"]
 MOST_FINE_BITS, MOST_SHIFT, FINE_STEPS = 5, 6, (1, 2, 4)  # the grid of a search
+MOST_SEARCHED = 1024
 
 
 class TrqParameters(Options):
@@ -300,9 +301,10 @@ def _trq_grid(starts: tuple[int, ...], detection_steps: int, rounding: Rounding,
 
 @dataclass(frozen=True)
 class LloydMax(Adc):
-    """Any levels: what no converter of as many bits does better in mean square. Levels are whole, for the adders are.
+    """The best levels there are: what no converter of as many bits does better in mean square.
 
-    Source: Lloyd, IEEE Trans. Inf. Theory 28 (1982), method I.
+    Levels are whole, for the adders are. Lloyd's and Max's iteration (IEEE Trans. Inf. Theory 28 (1982), IRE Trans. Inf. Theory 6
+    (1960)) may end in a local optimum; bit lines have few levels, so dynamic programming finds the global one (Bruce, 1965).
     """
 
     levels: tuple[int, ...]
@@ -331,23 +333,45 @@ class LloydMax(Adc):
     def candidates(cls, options: AdcOptions, crossbar: CrossbarOptions, weight_Y: np.ndarray) -> Sequence[Adc]:
         """Return the best for each number of bits."""
         widths = [options.bits] if options.bits else range(1, crossbar.full_bits + 1)
-        return [cls(_lloyd(weight_Y, bits)) for bits in widths]
+        best = list(_best_levels(weight_Y, 2 ** max(widths)))
+        return [cls(best[min(2**bits, len(best)) - 1]) for bits in widths]
 
 
-def _lloyd(weight_Y: np.ndarray, bits: int) -> tuple[int, ...]:
-    """Alternate nearest levels and their centroids, from quantiles on, until nothing changes."""
+def _best_levels(weight_Y: np.ndarray, most: int) -> Iterator[tuple[int, ...]]:
+    """Yield the best 1, 2, ... `most` whole levels for values of these weights, fewer where fewer lose nothing.
+
+    Raises
+    ------
+    HwsimError
+        If more values occur than can be searched.
+    """
     y = np.flatnonzero(weight_Y)
+    if len(y) > MOST_SEARCHED:
+        raise HwsimError(f"adc.kind = 'lloyd_max': {len(y)} levels occur; at most {MOST_SEARCHED} are searched", field="adc.kind")
     weight = weight_Y[y].astype(float)
-    if len(y) <= 2**bits:
-        return tuple(int(level) for level in y) or (0,)
-    centroids = np.unique(y[np.linspace(0, len(y) - 1, 2**bits).astype(int)]).astype(float)
-    while True:
-        code = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, y, side="right")
-        mass = np.bincount(code, weight, len(centroids))
-        updated = np.divide(np.bincount(code, weight * y, len(centroids)), mass, out=centroids.copy(), where=mass > 0)
-        if np.allclose(updated, centroids):
-            return tuple(int(level) for level in np.unique(np.floor(updated + 0.5)))
-        centroids = updated
+    sums = [np.r_[0, np.cumsum(weight * y**power)] for power in range(3)]
+    mass, first, second = (s[None, 1:] - s[:-1, None] for s in sums)  # of values i to j
+    with np.errstate(divide="ignore", invalid="ignore"):
+        level = np.floor(first / mass + 0.5)
+    cost = np.where(mass > 0, second - 2 * level * first + level**2 * mass, np.inf)
+    cost[np.tril_indices(len(y), -1)] = np.inf
+    total, starts = cost[0], []
+    yield (int(level[0, -1]),)
+    for _ in range(1, min(most, len(y))):
+        joined = total[:-1, None] + cost[1:]
+        starts.append(np.r_[0, joined.argmin(axis=0)[1:] + 1])
+        total = np.r_[np.inf, joined.min(axis=0)[1:]]
+        yield _trace(starts, level)
+
+
+def _trace(starts: list[np.ndarray], level: np.ndarray) -> tuple[int, ...]:
+    """Follow the best partition from its end."""
+    levels, end = [], len(level) - 1
+    for start in reversed(starts):
+        first = int(start[end])
+        levels.append(int(level[first, end]))
+        end = first - 1
+    return tuple(reversed([*levels, int(level[0, end])]))
 
 
 ADCS: dict[Kind, type[Adc]] = {

@@ -121,6 +121,12 @@ class Histogram:
         """How much an error at each level counts."""
         return np.einsum("ciy,ci->y", self.counts_CIY, self.significance_CI.astype(float) ** 2)
 
+    @property
+    def levels(self) -> list[float]:
+        """Share of bit lines at each level, up to the largest that occurs."""
+        share_Y = self.counts_CIY.sum(axis=(0, 1)) / self.total
+        return share_Y[: np.flatnonzero(share_Y)[-1] + 1].tolist()
+
     def distance(self, other: Histogram) -> float:
         """Return the total variation, 0 to 1, between two layers' levels, all columns and cycles together."""
         mine, others = (histogram.counts_CIY.sum(axis=(0, 1)) / histogram.total for histogram in (self, other))

@@ -465,7 +465,7 @@ def fold_batch_norm(model: nn.Module, x: Tensor) -> nn.Module:
     for layer, norm in pairs:
         if sum(layer == a or norm == b for a, b in pairs) == 1:
             module = folded.get_submodule(layer)
-            fuse: Callable[..., nn.Module] = fusers[type(module)]
+            fuse = fusers[type(module)]
             _replace(folded, layer, fuse(module, folded.get_submodule(norm)))
             _replace(folded, norm, nn.Identity())
     return folded if torch.allclose(_batches(folded, x, QUIET), expected, rtol=1e-3, atol=1e-4) else model

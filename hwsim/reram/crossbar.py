@@ -207,7 +207,7 @@ class Crossbars:
         limit = 2 ** (options.weight_bits - 1)
         if weight_GOK.size and (weight_GOK.max() >= limit or weight_GOK.min() < -limit + (options.offset == 0)):
             raise HwsimError(
-                f"weights: outside the {options.weight_bits} bits of crossbar.weight_bits", "OUT_OF_RANGE", "model"
+                f"model: weights outside the {options.weight_bits} bits of crossbar.weight_bits", field="model"
             )
         self.options = options
         self.weight_GOK = weight_GOK.astype(np.int64)

@@ -117,6 +117,8 @@ class LayerReport(Report):
     clipped: float
     clip_fraction: float
     skipped_fraction: float
+    levels: list[float]
+    """Share of bit lines at each level, up to the largest that occurs; of calibration samples, or expected."""
     error_predicted: float
     """Of products, over their power."""
     error_measured: float | None
@@ -252,6 +254,7 @@ class _Findings:
     unmapped_macs: int
     unmapped: list[str]
     warnings: list[str]
+    levels: list[list[float]]
     measured: Sequence[float | None]
     price: float | None = None
     accuracy_float: float | None = None
@@ -280,7 +283,7 @@ def estimate_stats(request: ReramRequest, job: Job = QUIET) -> ReramReport:
     warnings = ["mode = 'stats': an estimate from independent bits, no converter was simulated and no accuracy is known"]
     settled = fixed(request.adc, crossbar, len(mapped))
     warnings += settled[1] if settled else []
-    choices, uniform = [], []
+    choices, uniform, levels = [], [], []
     asked, baseline = request.adc.model_dump_json(), _baseline(request.adc).model_dump_json()
     for i, layer in enumerate(mapped):
         job.step(i / len(mapped))
@@ -288,13 +291,14 @@ def estimate_stats(request: ReramRequest, job: Job = QUIET) -> ReramReport:
         own = settled[0][i] if settled else None
         choices.append(_expected(layer.inputs, *densities, crossbar, asked, own, request.calibration.error))
         uniform.append(_expected(layer.inputs, *densities, crossbar, baseline, None, request.calibration.error))
+        levels.append(stats.histogram(layer.inputs, *densities, crossbar).levels)
     if any(not (layer.activation_density and layer.weight_density) for layer in mapped):
         warnings.append("layers: densities of bits are the defaults where none are given")
     unmapped = sum(layer.inputs * layer.outputs * layer.groups * layer.positions * layer.count for layer in request.layers)
     unmapped -= sum(shape.macs for shape in shapes)
     stored = sum(shape.crossbars(crossbar) for shape in shapes)
     names = [f"{layer.name or layer.kind}: digital" for layer in request.layers if layer.kind == "digital"]
-    findings = _Findings(shapes, choices, uniform, stored, unmapped, names, warnings, [None] * len(shapes))
+    findings = _Findings(shapes, choices, uniform, stored, unmapped, names, warnings, levels, [None] * len(shapes))
     job.step(1.0)
     return _report(request, findings)
 
@@ -423,6 +427,7 @@ class _Functional:
             model.macs - model.mapped_macs,
             model.unmapped,
             self.warnings,
+            [histogram.levels for histogram in histograms],
             measured,
             None if settled else found.price,
             _accuracy(model.run_float(data.test_x, self.quiet), data.test_y),
@@ -626,6 +631,7 @@ def _rows(request: ReramRequest, findings: _Findings) -> list[LayerReport]:
                 clipped=work.lines * choice.clipped,
                 clip_fraction=choice.clipped,
                 skipped_fraction=choice.skipped,
+                levels=findings.levels[i],
                 error_predicted=choice.error,
                 error_measured=findings.measured[i],
                 energy_adc_j=work.lines * energy.line_j(choice, request.energy, crossbar.full_bits),
