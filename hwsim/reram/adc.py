@@ -347,7 +347,9 @@ def _best_levels(weight_Y: np.ndarray, most: int) -> Iterator[tuple[int, ...]]:
     """
     y = np.flatnonzero(weight_Y)
     if len(y) > MOST_SEARCHED:
-        raise HwsimError(f"adc.kind = 'lloyd_max': {len(y)} levels occur; at most {MOST_SEARCHED} are searched", field="adc.kind")
+        raise HwsimError(
+            f"adc.kind = 'lloyd_max': {len(y)} levels occur; at most {MOST_SEARCHED} are searched", field="adc.kind"
+        )
     weight = weight_Y[y].astype(float)
     sums = [np.r_[0, np.cumsum(weight * y**power)] for power in range(3)]
     mass, first, second = (s[None, 1:] - s[:-1, None] for s in sums)  # of values i to j

@@ -31,7 +31,7 @@ from ..simulator import HwsimError
 from .adc import ADCS, Adc, AdcOptions
 from .crossbar import CrossbarOptions
 
-PRICES = tuple(np.geomspace(1e-6, 1, 37).tolist())  # error over power for one step less of every conversion; six a decade
+PRICES = tuple(np.geomspace(1e-5, 1, 16).tolist())  # error over power for one step less of every conversion
 
 
 class CalibrationOptions(Options):

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..simulator import HwsimError, Job
 from .adc import Adc, table
+from .calibrate import Histogram
 from .crossbar import QUIET, CrossbarOptions, Crossbars, Table, Tally
 
 BATCH = 32  # samples that run together; bounds memory, changes no result
@@ -116,6 +117,11 @@ class MappedLayer(nn.Module):
     def zero(self) -> int:
         """Code of the activation 0."""
         return round(-self.low / self.step)
+
+    def histogram(self) -> Histogram:
+        """Return the bit lines that were counted, if `set_adcs` asked for them, and the power that was measured."""
+        assert self.tally.histogram_CIY is not None
+        return Histogram.of(self.tally.histogram_CIY, self.crossbars.inputs, self.options, self.power, self.tally.idle)
 
     def forward(self, x: Tensor) -> Tensor:
         """Do what the session's mode says."""

@@ -206,9 +206,7 @@ class Crossbars:
     def __init__(self, weight_GOK: np.ndarray, options: CrossbarOptions) -> None:
         limit = 2 ** (options.weight_bits - 1)
         if weight_GOK.size and (weight_GOK.max() >= limit or weight_GOK.min() < -limit + (options.offset == 0)):
-            raise HwsimError(
-                f"model: weights outside the {options.weight_bits} bits of crossbar.weight_bits", field="model"
-            )
+            raise HwsimError(f"model: weights outside the {options.weight_bits} bits of crossbar.weight_bits", field="model")
         self.options = options
         self.weight_GOK = weight_GOK.astype(np.int64)
         self.groups, self.outputs, self.inputs = weight_GOK.shape
@@ -270,7 +268,7 @@ class Crossbars:
         table_CY = kernel.pack_table(table.value_CY * self.options.column_weight_C[:, None], table.coarse_CY, table.clipped_CY)
         for done in self._parallel(x_NGK, acc_NGO, table_CY, table.skip_idle, tally.histogram_CIY is not None, job, workers):
             tally.add(done)
-        return acc_NGO - self.options.offset * x_NGK.sum(axis=2, dtype=np.int64)[:, :, None]
+        return acc_NGO
 
     def check_activations(self, x_NGK: np.ndarray) -> None:
         """Refuse activations that do not fit.
@@ -322,12 +320,13 @@ class Crossbars:
     def _serial(self, x_NGK: np.ndarray, acc_NGO: np.ndarray, table_CY: np.ndarray, skip_idle: bool, histogram: bool) -> Tally:
         options = self.options
         bits = options.cycles * options.dac_bits
-        x_NGTAW = kernel.pack_rows(np.ascontiguousarray(x_NGK), options.rows, self.tiles, bits)
+        x_NGTAW, sum_NG = kernel.pack_rows(np.ascontiguousarray(x_NGK), options.rows, self.tiles, bits)
         driven = x_NGTAW.any(axis=4).reshape(*x_NGTAW.shape[:3], options.cycles, options.dac_bits).any(axis=4)
         tally = Tally.with_histogram(options) if histogram else Tally()
         multiply = kernel.multiplier(x_NGTAW.shape[4], options.columns_per_output, options.cell_bits, options.dac_bits)
         idle = np.int64(0 if skip_idle else table_CY[:, 0].sum())
         coarse, clipped = multiply(x_NGTAW, self._cells_GTOCBW, table_CY, idle, tally.histogram_CIY, acc_NGO)
+        acc_NGO -= options.offset * sum_NG[:, :, None]
         tally.vectors, tally.bit_lines = len(x_NGK), len(x_NGK) * self.conversions
         tally.idle = (driven.size - int(driven.sum())) * self.outputs * options.columns_per_output
         tally.coarse, tally.clipped = int(coarse), int(clipped)

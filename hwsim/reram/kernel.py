@@ -43,25 +43,33 @@ def pack_table(value_CY: np.ndarray, coarse_CY: np.ndarray, clipped_CY: np.ndarr
 
 
 @njit(nogil=True, cache=True)
-def pack_rows(x_NGK: np.ndarray, rows: int, tiles: int, bits: int) -> np.ndarray:
+def pack_rows(x_NGK: np.ndarray, rows: int, tiles: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Pack activations, unsigned, into one word a bit and 64 rows; rows that are missing in the last tile are 0.
 
     Returns
     -------
     ndarray of uint64, shape (N, G, T, A, W)
+    ndarray of int64, shape (N, G)
+        Sum of each vector's activations.
     """
     vectors, groups, inputs = x_NGK.shape
     words = (rows + WORD - 1) // WORD
     packed_NGTAW = np.zeros((vectors, groups, tiles, bits, words), np.uint64)
+    sum_NG = np.zeros((vectors, groups), np.int64)
     for n in range(vectors):
         for g in range(groups):
             for k in range(inputs):
-                tile, row = k // rows, k % rows
-                value = np.uint64(x_NGK[n, g, k])
-                for a in range(bits):
-                    bit = (value >> np.uint64(a)) & np.uint64(1)
-                    packed_NGTAW[n, g, tile, a, row // WORD] |= bit << np.uint64(row % WORD)
-    return packed_NGTAW
+                sum_NG[n, g] += np.int64(x_NGK[n, g, k])
+            for t in range(tiles):
+                for w in range(words):
+                    first = t * rows + w * WORD
+                    last = min(first + WORD, (t + 1) * rows, inputs)
+                    for a in range(bits):  # outside of rows, so that a word is collected in a register
+                        word = np.uint64(0)
+                        for k in range(first, last):
+                            word |= ((np.uint64(x_NGK[n, g, k]) >> np.uint64(a)) & np.uint64(1)) << np.uint64(k - first)
+                        packed_NGTAW[n, g, t, a, w] = word
+    return packed_NGTAW, sum_NG
 
 
 @cache

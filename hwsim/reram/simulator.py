@@ -455,7 +455,7 @@ class _Functional:
         model, crossbar = self.model, self.request.crossbar
         model.set_adcs([[Uniform(crossbar.full_bits)]] * len(model.layers), histogram=True)
         self._run_measured()
-        return [_histogram(layer) for layer in model.layers]
+        return [layer.histogram() for layer in model.layers]
 
     def _given(self, adcs: list[tuple[Adc, ...]], warnings: list[str], histograms: list[Histogram]) -> Calibration:
         self.warnings += warnings
@@ -499,17 +499,11 @@ def _accuracy(logits: Tensor, y: Tensor | None) -> float | None:
     return None if y is None else float((logits.argmax(-1) == y).double().mean())
 
 
-def _histogram(layer: MappedLayer) -> Histogram:
-    tally = layer.tally
-    assert tally.histogram_CIY is not None
-    return Histogram.of(tally.histogram_CIY, layer.crossbars.inputs, layer.options, layer.power, tally.idle)
-
-
 def _counted(choice: Choice, layer: MappedLayer) -> Choice:
     """Replace expected shares by counted ones; errors stay as predicted."""
     tally, skips = layer.tally, choice.skipped > 0
     if tally.histogram_CIY is not None:
-        counted = Layer(_histogram(layer), [[adc] for adc in choice.adcs], skips).cheapest(0)
+        counted = Layer(layer.histogram(), [[adc] for adc in choice.adcs], skips).cheapest(0)
         settings = zip(choice.settings, counted.settings, strict=True)
         return Choice(tuple(replace(new, error=old.error) for old, new in settings))
     (setting,) = choice.settings

@@ -6,9 +6,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from reram_reference import sar, twin_range
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reram_reference import sar, twin_range
 
 from fedcosim.core.errors import SpecError
 from fedcosim.core.options import validate

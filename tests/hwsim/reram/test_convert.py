@@ -103,7 +103,7 @@ def test_batch_norm_is_folded_where_a_layer_feeds_only_it():
         nn.init.uniform_(norm.running_var, 0.5, 2)
         model.eval()
         folded = fold_batch_norm(model, x)
-        assert not folds == any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+        assert folds != any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
         with torch.inference_mode():
             torch.testing.assert_close(folded(x), model(x))
 

@@ -6,9 +6,9 @@ import threading
 
 import numpy as np
 import pytest
-from reram_reference import product
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reram_reference import product
 
 from fedcosim.core.errors import SpecError
 from fedcosim.core.options import validate
@@ -56,9 +56,7 @@ def test_lossless_converters_give_the_exact_product(encoding, cell_bits, inputs,
     shape=st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(1, 4), st.integers(1, 300)),
     seed=st.integers(0, 2**32),
 )
-def test_any_geometry_gives_the_exact_product(
-    rows, cell_bits, dac_bits, weight_bits, activation_bits, encoding, shape, seed
-):
+def test_any_geometry_gives_the_exact_product(rows, cell_bits, dac_bits, weight_bits, activation_bits, encoding, shape, seed):
     """Widths that do not divide evenly are where slicing goes wrong; analog crossbars without noise are a second way."""
     options = CrossbarOptions(
         rows=rows,

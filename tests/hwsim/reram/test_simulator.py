@@ -67,9 +67,7 @@ def test_a_calibrated_model_needs_fewer_steps_for_nearly_the_same_accuracy(train
     assert sum(part.area_mm2 for part in report.area) == pytest.approx(report.area_mm2)
     assert report.mapped_mac_fraction == 1
     assert ReramReport.model_validate_json(report.model_dump_json()) == report
-    again = run(
-        trained, crossbar=CrossbarOptions(encoding=encoding), adc=AdcOptions(granularity=granularity, trq=report.trq)
-    )
+    again = run(trained, crossbar=CrossbarOptions(encoding=encoding), adc=AdcOptions(granularity=granularity, trq=report.trq))
     assert (again.ad_operations, again.accuracy_crossbar) == (report.ad_operations, report.accuracy_crossbar)
 
 
