@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import numpy as np
 from pydantic import Field
@@ -101,6 +101,12 @@ class Adc(ABC):
         """Convert bit lines, whole or (where cells are noisy) not."""
 
     @classmethod
+    def convert_all(cls, adcs: Sequence[Adc], y: np.ndarray) -> Conversion:
+        """Convert the same bit lines by many converters of this class, shapes (A, Y)."""
+        done = [adc.convert(y) for adc in adcs]
+        return Conversion(*(np.stack([getattr(d, name) for d in done]) for name in ("value", "coarse", "clipped")))
+
+    @classmethod
     @abstractmethod
     def candidates(cls, options: AdcOptions, crossbar: CrossbarOptions, weight_Y: np.ndarray) -> Sequence[Adc]:
         """Return what a calibration may choose from, one if there is no choice; `weight_Y` says which levels matter."""
@@ -114,13 +120,16 @@ class Adc(ABC):
         return bool((np.diff(self.convert(np.arange(y_max + 1)).value) >= 0).all())
 
 
-def _round(y: np.ndarray, step: int, bits: int, rounding: Rounding) -> tuple[np.ndarray, np.ndarray]:
+Whole = int | np.ndarray
+
+
+def _round(y: np.ndarray, step: Whole, bits: Whole, rounding: Rounding) -> tuple[np.ndarray, np.ndarray]:
     """Return the code of each value, and whether it had to be clipped to `bits`."""
     unclipped = np.floor(y / step + (0.5 if rounding == "half_up" else 0)).astype(np.int64)
     return np.clip(unclipped, 0, 2**bits - 1), unclipped >= 2**bits
 
 
-def _centre(step: int, rounding: Rounding) -> int:
+def _centre(step: Whole, rounding: Rounding) -> Whole:
     """Return what decoding adds to a code's lower end."""
     return step // 2 if rounding == "floor" else 0
 
@@ -230,19 +239,22 @@ class Trq(Adc):
         code, flag, clipped = self.encode(y)
         return Conversion(self.decode(code, flag), flag, clipped)
 
+    @classmethod
+    def convert_all(cls, adcs: Sequence[Adc], y: np.ndarray) -> Conversion:
+        """Convert the same bit lines by many converters, shapes (A, Y), in one go: a search has a thousand."""
+        trqs = cast(Sequence[Trq], adcs)
+        fields_AF = np.array([[getattr(adc.parameters, name) for name in TrqParameters.model_fields] for adc in trqs])
+        fields = fields_AF.T[:, :, None]
+        code, flag, clipped = _encode(y, *fields, trqs[0].rounding)
+        return Conversion(_decode(code, flag, *fields, trqs[0].rounding), flag, clipped)
+
     def encode(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return payload, range flag (True: R2), and whether the value lay beyond R2's last code."""
-        p = self.parameters
-        flag = (y < p.start) | (y >= self.end)
-        fine, _ = _round(y - p.start, p.fine_step, p.fine_bits, self.rounding)
-        coarse, clipped = _round(y, p.fine_step << p.shift, p.coarse_bits, self.rounding)
-        return np.where(flag, coarse, fine), flag, flag & clipped
+        return _encode(y, **self.parameters.model_dump(), rounding=self.rounding)
 
     def decode(self, code: np.ndarray, flag: np.ndarray) -> np.ndarray:
         """Return the value of a code word: a shift, and R1's start."""
-        p = self.parameters
-        fine = p.start + p.fine_step * code + _centre(p.fine_step, self.rounding)
-        return np.where(flag, p.fine_step * (code << p.shift) + _centre(p.fine_step << p.shift, self.rounding), fine)
+        return _decode(code, flag, **self.parameters.model_dump(), rounding=self.rounding)
 
     def check(self, crossbar: CrossbarOptions, field: str) -> list[str]:
         """Refuse parameters that make no converter; return what is odd about ones that do.
@@ -287,6 +299,29 @@ class Trq(Adc):
         return _trq_grid(tuple(options.starts), options.detection_steps, options.rounding, crossbar.y_max)
 
 
+def _encode(
+    y: np.ndarray, fine_bits: Whole, coarse_bits: Whole, fine_step: Whole, shift: Whole, start: Whole, rounding: Rounding
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    flag = (y < start) | (y >= start + fine_step * 2**fine_bits)
+    fine, _ = _round(y - start, fine_step, fine_bits, rounding)
+    coarse, clipped = _round(y, fine_step << shift, coarse_bits, rounding)
+    return np.where(flag, coarse, fine), flag, flag & clipped
+
+
+def _decode(
+    code: np.ndarray,
+    flag: np.ndarray,
+    fine_bits: Whole,
+    coarse_bits: Whole,
+    fine_step: Whole,
+    shift: Whole,
+    start: Whole,
+    rounding: Rounding,
+) -> np.ndarray:
+    fine = start + fine_step * code + _centre(fine_step, rounding)
+    return np.where(flag, fine_step * (code << shift) + _centre(fine_step << shift, rounding), fine)
+
+
 @lru_cache(maxsize=8)
 def _trq_grid(starts: tuple[int, ...], detection_steps: int, rounding: Rounding, y_max: int) -> list[Trq]:
     grid = []
@@ -303,8 +338,8 @@ def _trq_grid(starts: tuple[int, ...], detection_steps: int, rounding: Rounding,
 class LloydMax(Adc):
     """The best levels there are: what no converter of as many bits does better in mean square.
 
-    Levels are whole, for the adders are. Lloyd's and Max's iteration (IEEE Trans. Inf. Theory 28 (1982), IRE Trans. Inf. Theory 6
-    (1960)) may end in a local optimum; bit lines have few levels, so dynamic programming finds the global one (Bruce, 1965).
+    Levels are whole, for the adders are. Lloyd's and Max's iteration (IEEE Trans. Inf. Theory 28, 1982; IRE Trans. Inf. Theory
+    6, 1960) may end in a local optimum; bit lines have few levels, so dynamic programming finds the global one (Bruce, 1965).
     """
 
     levels: tuple[int, ...]

@@ -209,15 +209,13 @@ class Candidates:
     def __init__(self, histogram: Histogram, adcs: Sequence[Adc], zero_skip: bool) -> None:
         totals_Y = histogram.counts_CIY.sum(axis=(0, 1)).astype(float)
         levels_Y = np.flatnonzero(totals_Y)
-        done = [adc.convert(levels_Y) for adc in adcs]
+        done = type(adcs[0]).convert_all(adcs, levels_Y)
         self._adcs = adcs
-        self._error_A = predicted_error(histogram, np.stack([d.value for d in done]), levels_Y)
+        self._error_A = predicted_error(histogram, done.value, levels_Y)
         self._skipped = histogram.idle / histogram.total if zero_skip else 0.0
         share_Y = totals_Y / histogram.total
         share_Y[0] -= self._skipped
-        self._coarse_A, self._clipped_A = (
-            np.stack([getattr(d, name) for d in done]) @ share_Y[levels_Y] for name in ("coarse", "clipped")
-        )
+        self._coarse_A, self._clipped_A = done.coarse @ share_Y[levels_Y], done.clipped @ share_Y[levels_Y]
         fine_A, coarse_A = (np.array([getattr(adc, name) for adc in adcs]) for name in ("fine_steps", "coarse_steps"))
         self._steps_A = coarse_A * self._coarse_A + fine_A * (1 - self._skipped - self._coarse_A)
 

@@ -146,7 +146,7 @@ class MappedLayer(nn.Module):
 
     def _observe(self, x: Tensor) -> None:
         if not bool(torch.isfinite(x).all()):
-            raise HwsimError(f"data: activations of layer {self.name} are not finite", "DATA_LOSS", "data")
+            raise HwsimError(f"data: activations of layer {self.name} are not finite", field="data")
         self.seen = True
         self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
 
@@ -284,7 +284,7 @@ class CrossbarModel:
     def __init__(self, model: nn.Module, options: CrossbarOptions, sample: Tensor, store: Store = ideal_cells) -> None:
         for name, parameter in model.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
-                raise HwsimError(f"model: weights of {name} are not finite", "DATA_LOSS", "model")
+                raise HwsimError(f"model: weights of {name} are not finite", field="model")
         self.session = Session()
         self.float_model = fold_batch_norm(copy.deepcopy(model).eval(), sample[:1])
         self.macs = count_macs(self.float_model, sample[:1])
@@ -471,7 +471,7 @@ def fold_batch_norm(model: nn.Module, x: Tensor) -> nn.Module:
     for layer, norm in pairs:
         if sum(layer == a or norm == b for a, b in pairs) == 1:
             module = folded.get_submodule(layer)
-            fuse = fusers[type(module)]
+            fuse: Any = fusers[type(module)]
             _replace(folded, layer, fuse(module, folded.get_submodule(norm)))
             _replace(folded, norm, nn.Identity())
     return folded if torch.allclose(_batches(folded, x, QUIET), expected, rtol=1e-3, atol=1e-4) else model

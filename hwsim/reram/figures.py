@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def bit_lines(report: ReramReport) -> Figure:
-    """Draw how often each level occurs, a panel a layer; where one TRQ setting is for all columns, its dense range is shaded."""
+    """Draw how often each level occurs, a panel a layer; a TRQ setting's dense range is shaded if it is for all columns."""
     figure = _figure(7, 1.6 * len(report.layers))
     panels = figure.subplots(len(report.layers), sharex=True, squeeze=False)[:, 0]
     shared = len(report.trq) == len(report.layers)

@@ -374,7 +374,7 @@ class _Functional:
             if len(x) == 0:
                 raise HwsimError(f"data.{name}: is empty; at least one sample is needed", field="data")
             if not bool(torch.isfinite(x).all()):
-                raise HwsimError(f"data.{name}: is not finite", "DATA_LOSS", "data")
+                raise HwsimError(f"data.{name}: is not finite", field="data")
         for x, y, name in ((self.data.tuning_x, self.data.tuning_y, "tuning"), (self.data.test_x, self.data.test_y, "test")):
             if y is not None and (x is None or len(x) != len(y)):
                 raise HwsimError(f"data.{name}_y: {len(y)} labels for {0 if x is None else len(x)} samples", field="data")
@@ -464,7 +464,10 @@ class _Functional:
         return Calibration([layer.cheapest(0) for layer in layers], 0)
 
     def _calibrate(self, adc: AdcOptions, histograms: list[Histogram], least: float | None) -> Calibration:
-        layers = [Layer.search(histogram, adc, self.request.crossbar) for histogram in histograms]
+        layers = []
+        for histogram in histograms:
+            self.quiet.step()
+            layers.append(Layer.search(histogram, adc, self.request.crossbar))
         options = self.request.calibration
         if least is None:
             return calibrate(layers, options, None, 0)
