@@ -243,10 +243,9 @@ class Trq(Adc):
     def convert_all(cls, adcs: Sequence[Adc], y: np.ndarray) -> Conversion:
         """Convert the same bit lines by many converters, shapes (A, Y), in one go: a search has a thousand."""
         trqs = cast(Sequence[Trq], adcs)
-        fields_AF = np.array([[getattr(adc.parameters, name) for name in TrqParameters.model_fields] for adc in trqs])
-        fields = fields_AF.T[:, :, None]
-        code, flag, clipped = _encode(y, *fields, trqs[0].rounding)
-        return Conversion(_decode(code, flag, *fields, trqs[0].rounding), flag, clipped)
+        n1, n2, d1, m, b = (np.array([[getattr(adc.parameters, name)] for adc in trqs]) for name in TrqParameters.model_fields)
+        code, flag, clipped = _encode(y, n1, n2, d1, m, b, trqs[0].rounding)
+        return Conversion(_decode(code, flag, n1, n2, d1, m, b, trqs[0].rounding), flag, clipped)
 
     def encode(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return payload, range flag (True: R2), and whether the value lay beyond R2's last code."""
