@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .simulator import LayerReport, ReramReport
+from .report import LayerReport, ReramReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
