@@ -286,7 +286,10 @@ class CrossbarModel:
             if not bool(torch.isfinite(parameter).all()):
                 raise HwsimError(f"model: weights of {name} are not finite", field="model")
         self.session = Session()
-        self.float_model = fold_batch_norm(copy.deepcopy(model).eval(), sample[:1])
+        try:
+            self.float_model = fold_batch_norm(copy.deepcopy(model).eval(), sample[:1])
+        except RuntimeError as error:  # what torch raises for shapes that do not fit
+            raise HwsimError(f"data: the model cannot run them: {error}", field="data") from None
         self.macs = count_macs(self.float_model, sample[:1])
         conversion = _Conversion(options, store, self.session)
         self.model = conversion.convert(copy.deepcopy(self.float_model))
@@ -354,7 +357,7 @@ class _Conversion:
     layers: list[MappedLayer] = field(default_factory=list)
     unmapped: list[str] = field(default_factory=list)
     _done: dict[int, nn.Module] = field(default_factory=dict)
-    _stored: dict[tuple[int, int], tuple[Crossbars, np.ndarray]] = field(default_factory=dict)
+    _stored: dict[Any, tuple[Crossbars, np.ndarray, Tensor]] = field(default_factory=dict)
 
     def convert(self, module: nn.Module, path: str = "") -> nn.Module:
         """Return what stands in for a module."""
@@ -375,15 +378,16 @@ class _Conversion:
 
     def linear(self, linear: nn.Module, path: str) -> MappedLinear:
         weight = cast(Tensor, linear.weight)
-        return self._layer(MappedLinear, linear, weight, weight.detach()[None], path)
+        return self._layer(MappedLinear, linear, weight.detach()[None], path)
 
     def conv1d_of_transformers(self, conv: nn.Module, path: str) -> MappedLinear:
         weight = cast(Tensor, conv.weight)
-        return self._layer(MappedLinear, conv, weight, weight.detach().T[None], path)
+        return self._layer(MappedLinear, conv, weight.detach().T[None], path)
 
     def conv(self, conv: nn.Module, path: str) -> MappedConv:
         weight = cast(Tensor, conv.weight)
-        return self._layer(MappedConv, conv, weight, weight.detach().flatten(1).unflatten(0, (conv.groups, -1)), path)
+        weight_GOK = weight.detach().flatten(1).unflatten(0, (cast(int, conv.groups), -1))
+        return self._layer(MappedConv, conv, weight_GOK, path)
 
     def attention(self, attention: nn.Module, path: str) -> MappedAttention:
         def mapped(part: str, linear: nn.Linear) -> MappedLinear:
@@ -391,12 +395,17 @@ class _Conversion:
 
         return MappedAttention(cast(nn.MultiheadAttention, attention), mapped)
 
-    def _layer(self, cls: type[Any], original: nn.Module, weight: Tensor, weight_GOK: Tensor, path: str) -> Any:
-        key = (weight.data_ptr(), weight_GOK.shape[0])
+    def _layer(self, cls: type[Any], original: nn.Module, weight_GOK: Tensor, path: str) -> Any:
+        key = (weight_GOK.data_ptr(), weight_GOK.shape, weight_GOK.stride())
         if key not in self._stored:
             codes_GOK, scale_GO = quantise_weights(weight_GOK.double().numpy(), self.options.weight_bits)
-            self._stored[key] = self.store(codes_GOK, self.options, path), scale_GO
-        layer = cls(path or "model", original, *self._stored[key], self.session)
+            self._stored[key] = (
+                self.store(codes_GOK, self.options, path),
+                scale_GO,
+                weight_GOK,
+            )  # kept, or its address is reused
+        crossbars, scale_GO, _ = self._stored[key]
+        layer = cls(path or "model", original, crossbars, scale_GO, self.session)
         self.layers.append(layer)
         return layer
 
@@ -510,5 +519,8 @@ def _batches(model: nn.Module, x: Tensor, job: Job) -> Tensor:
     with _plain_forward():
         for batch in x.split(BATCH):
             job.step()
-            outputs.append(model(batch))
+            y = model(batch)
+            if not isinstance(y, Tensor):
+                raise HwsimError(f"model: its output is a {type(y).__name__}; a tensor is needed", field="model")
+            outputs.append(y)
     return torch.cat(outputs)

@@ -155,6 +155,38 @@ def test_a_layer_that_gets_only_zeros_returns_its_bias():
     assert torch.equal(crossbars.run(x, "crossbar"), model[1].bias.detach().expand(4, 3))
 
 
+def test_a_matrix_and_its_transpose_are_not_taken_for_one():
+    """Transformers' Conv1D holds its weight the other way round; tied to a square Linear it is another matrix."""
+    from transformers.pytorch_utils import Conv1D
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), Conv1D(8, 8)
+            self.second.weight = self.first.weight
+
+        def forward(self, x):
+            return self.second(self.first(x))
+
+    model = Tied()
+    crossbars, x = converted(model, TOKENS)
+    assert len(crossbars.stored) == 2
+    with torch.inference_mode():
+        expected = model(x)
+    assert (crossbars.run(x, "integer") - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+def test_models_that_data_do_not_fit_are_refused():
+    class Pair(nn.Linear):
+        def forward(self, x):
+            return x, x
+
+    with pytest.raises(HwsimError, match="the model cannot run them"):
+        converted(nn.Linear(9, 3), TOKENS)
+    with pytest.raises(HwsimError, match="its output is a tuple"):
+        converted(Pair(8, 3), TOKENS)
+
+
 def test_numbers_that_are_not_finite_are_refused():
     broken = nn.Linear(8, 3)
     nn.init.constant_(broken.weight, torch.nan)
