@@ -11,7 +11,7 @@ columns add up. What is chosen minimises predicted error plus a price for steps,
 allowed where they save most. (All ours: the abstract tells neither objective nor search.) The choice is simulated in any case.
 
 Three sets of samples have different jobs: calibration gives ranges and histograms, tuning decides about the price, and test is
-never looked at here.
+never looked at here. Few tuning samples make chance losses look like none, so the budget has to hold a standard error's worth.
 
 Shapes: C = columns of an output, I = cycles, Y = levels that occur, A = candidates.
 """
@@ -38,7 +38,7 @@ class CalibrationOptions(Options):
     """How converters are chosen."""
 
     accuracy_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Accuracy that may be lost on tuning data, against integers."""
+    """Accuracy that may be lost on tuning data, against integers: the paired loss plus one standard error of it."""
     error: Annotated[float, Field(ge=0, le=1)] = 3e-4
     """Error over power of any layer's products that is allowed where no accuracy can be measured."""
     samples: Annotated[int, Field(ge=1)] = 32
@@ -297,41 +297,40 @@ class Calibration:
     choices : list of Choice
     price : float
         Of a step.
-    accuracy : float or None
-        On tuning data; None if there were none.
+    loss : float or None
+        Of accuracy on tuning data, with its standard error added; None if there were none.
     kept : bool
         The budget is kept.
     """
 
     choices: list[Choice]
     price: float
-    accuracy: float | None = None
+    loss: float | None = None
     kept: bool = True
 
 
 def calibrate(
-    layers: Sequence[Layer], options: CalibrationOptions, accuracy: Callable[[list[Choice]], float] | None, least: float
+    layers: Sequence[Layer], options: CalibrationOptions, loss: Callable[[list[Choice]], float] | None = None
 ) -> Calibration:
     """Find, by bisection, the highest of `PRICES` that the budget allows.
 
     Parameters
     ----------
-    accuracy : callable or None
-        Accuracy on tuning data with these converters; None if there are no labels: then `options.error` is the budget.
-    least : float
-        Accuracy that must be kept.
+    loss : callable or None
+        What converters lose on tuning data, to be held against `options.accuracy_budget`; None if there are no labels: then
+        `options.error` is the budget of every layer's products.
     """
     found = None
     low, high = -1, len(PRICES)
     while high - low > 1:
         at = (low + high) // 2
         choices = all_cheapest(layers, PRICES[at])
-        reached = accuracy(choices) if accuracy else None
-        kept = max(choice.error for choice in choices) <= options.error if reached is None else reached >= least
+        lost = loss(choices) if loss else None
+        kept = max(choice.error for choice in choices) <= options.error if lost is None else lost <= options.accuracy_budget
         if kept:
             low = at
-            found = Calibration(choices, PRICES[at], reached)
+            found = Calibration(choices, PRICES[at], lost)
         else:
             high = at
-            refused = Calibration(choices, PRICES[at], reached, kept=False)
+            refused = Calibration(choices, PRICES[at], lost, kept=False)
     return found or refused

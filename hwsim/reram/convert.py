@@ -27,7 +27,7 @@ from .adc import Adc, table
 from .calibrate import Histogram
 from .crossbar import QUIET, CrossbarOptions, Crossbars, Table, Tally
 
-BATCH = 32  # samples that run together; bounds memory, changes no result
+BATCH = 16  # samples that run together; bounds memory, changes no result
 Store = Callable[[np.ndarray, CrossbarOptions, str], Crossbars]
 """Makes crossbars of whole weights (G, O, K) for the layer of that name."""
 
@@ -125,6 +125,7 @@ class MappedLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Do what the session's mode says."""
+        self.session.job.step()
         if self.session.mode == "observe":
             self._observe(x)
             y = self.original(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from ..simulator import HwsimError, Job
@@ -110,12 +111,11 @@ class Functional:
         self._observe()
         histograms = self._histograms()
         self.job.step(0.1)
-        least = self._accuracy_int(data.tuning_x, data.tuning_y)
-        uniform = self._calibrate(request.baseline, histograms, least)
+        uniform = self._calibrate(request.baseline, histograms)
         accuracy_uniform = _accuracy(self._run(uniform.choices, data.test_x), data.test_y)
         self.job.step(0.4)
         settled = self.settled
-        found = self._given(*settled, histograms) if settled else self._calibrate(request.adc, histograms, least)
+        found = self._given(*settled, histograms) if settled else self._calibrate(request.adc, histograms)
         if not found.kept:
             self.warnings.append("calibration: not even the lowest price of a step keeps the budget on tuning data")
         self.job.step(0.7)
@@ -135,7 +135,7 @@ class Functional:
             measured,
             None if settled else found.price,
             _accuracy(model.run_float(data.test_x, self.quiet), data.test_y),
-            self._accuracy_int(data.test_x, data.test_y),
+            _accuracy(model.run(data.test_x, "integer", self.quiet), data.test_y),
             _accuracy(logits, data.test_y),
             accuracy_uniform,
             (len(data.calibration_x), 0 if data.tuning_x is None else len(data.tuning_x), len(data.test_x)),
@@ -167,20 +167,23 @@ class Functional:
         layers = [Layer(histogram, [[adc] for adc in own], skip) for histogram, own in zip(histograms, adcs, strict=True)]
         return Calibration([layer.cheapest(0) for layer in layers], 0)
 
-    def _calibrate(self, adc: AdcOptions, histograms: list[Histogram], least: float | None) -> Calibration:
+    def _calibrate(self, adc: AdcOptions, histograms: list[Histogram]) -> Calibration:
         layers = []
         for histogram in histograms:
             self.quiet.step()
             layers.append(Layer.search(histogram, adc, self.request.crossbar))
-        options = self.request.calibration
-        if least is None:
-            return calibrate(layers, options, None, 0)
+        return calibrate(layers, self.request.calibration, None if self.data.tuning_y is None else self._loss)
 
-        def accuracy(choices: list[Choice]) -> float:
-            assert self.data.tuning_x is not None
-            return cast(float, _accuracy(self._run(choices, self.data.tuning_x), self.data.tuning_y))
+    def _loss(self, choices: list[Choice]) -> float:
+        """Return the accuracy that converters lose on tuning data, sample by sample against integers, plus a standard error."""
+        x, y = cast("tuple[Tensor, Tensor]", (self.data.tuning_x, self.data.tuning_y))
+        lost = self._integers_right - _right(self._run(choices, x), y)
+        return float(lost.mean() + lost.std(correction=0) / lost.numel() ** 0.5)
 
-        return calibrate(layers, options, accuracy, least - options.accuracy_budget)
+    @cached_property
+    def _integers_right(self) -> Tensor:
+        x, y = cast("tuple[Tensor, Tensor]", (self.data.tuning_x, self.data.tuning_y))
+        return _right(self.model.run(x, "integer", self.quiet), y)
 
     def _measured_errors(self, choices: list[Choice]) -> list[float]:
         """Run calibration samples through what was chosen: the prediction takes errors as independent."""
@@ -197,13 +200,14 @@ class Functional:
         self.model.set_adcs([choice.adcs for choice in choices], self.request.adc.zero_skip, histogram)
         return self.model.run(x, "crossbar", self.quiet)
 
-    def _accuracy_int(self, x: Tensor | None, y: Tensor | None) -> float | None:
-        return None if x is None or y is None else _accuracy(self.model.run(x, "integer", self.quiet), y)
-
 
 def _accuracy(logits: Tensor, y: Tensor | None) -> float | None:
     """Return the share of samples, or of whatever has a label, whose largest output is the label."""
-    return None if y is None else float((logits.argmax(-1) == y).double().mean())
+    return None if y is None else float(_right(logits, y).mean())
+
+
+def _right(logits: Tensor, y: Tensor) -> Tensor:
+    return (logits.argmax(-1) == y).double()
 
 
 def _counted(choice: Choice, layer: MappedLayer) -> Choice:

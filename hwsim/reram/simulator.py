@@ -111,4 +111,4 @@ def _expected(
     if given:
         return Layer(histogram, [[one] for one in given], options.zero_skip).cheapest(0)
     layer = Layer.search(histogram, options, crossbar)
-    return calibrate([layer], CalibrationOptions(error=error), None, 0).choices[0]
+    return calibrate([layer], CalibrationOptions(error=error)).choices[0]

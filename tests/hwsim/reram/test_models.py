@@ -68,15 +68,15 @@ def test_a_higher_price_buys_fewer_steps_and_more_error(granularity):
 
 
 def test_calibration_takes_the_highest_price_that_the_budget_allows():
-    """An oracle for bisection: accuracy falls once error passes a limit."""
+    """An oracle for bisection: accuracy is lost once error passes a limit."""
     _, _, histogram = counted(CROSSBAR)
     layer = Layer.search(histogram, AdcOptions(), CROSSBAR)
-    found = calibrate([layer], CalibrationOptions(), lambda choices: 0.9 if choices[0].error < 1e-3 else 0.5, 0.85)
+    found = calibrate([layer], CalibrationOptions(), lambda choices: 0.0 if choices[0].error < 1e-3 else 0.02)
     assert found.kept
     assert found.choices[0].error < 1e-3 <= layer.cheapest(found.price * 10 ** (1 / 3)).error
-    unlabelled = calibrate([layer], CalibrationOptions(error=1e-3), None, 0)
+    unlabelled = calibrate([layer], CalibrationOptions(error=1e-3))
     assert unlabelled.choices == found.choices
-    assert not calibrate([layer], CalibrationOptions(), lambda choices: 0.1, 0.85).kept
+    assert not calibrate([layer], CalibrationOptions(), lambda choices: 0.02).kept
 
 
 @pytest.mark.parametrize(
