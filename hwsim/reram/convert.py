@@ -72,8 +72,10 @@ class MappedLayer(nn.Module):
 
     Attributes
     ----------
-    macs, vectors : int
-        Of one sample.
+    positions : int
+        Input vectors of one sample.
+    seen : int
+        Input vectors that were observed.
     power, error_power : float
         Sums of squares of exact products, and of their errors, as far as they were measured.
     """
@@ -83,7 +85,7 @@ class MappedLayer(nn.Module):
         self.name, self.original, self.crossbars, self.session = name, original, crossbars, session
         self.scale_GO = scale_GO
         self.low = self.high = 0.0
-        self.seen, self.macs, self.vectors = False, 0, 0
+        self.positions = self.seen = 0
         self.table: Table | None = None
         self.tally = Tally()
         self.power = self.error_power = 0.0
@@ -129,7 +131,7 @@ class MappedLayer(nn.Module):
         if self.session.mode == "observe":
             self._observe(x)
             y = self.original(x)
-            self.vectors += y.numel() // (self.crossbars.groups * self.crossbars.outputs)
+            self.seen += y.numel() // (self.crossbars.groups * self.crossbars.outputs)
             return y
         codes = torch.round(x.double() / self.step).add_(self.zero).clamp_(0, 2**self.options.activation_bits - 1)
         x_NGK, shape = self.lower(codes.numpy().astype(np.uint16))
@@ -148,7 +150,6 @@ class MappedLayer(nn.Module):
     def _observe(self, x: Tensor) -> None:
         if not bool(torch.isfinite(x).all()):
             raise HwsimError(f"data: activations of layer {self.name} are not finite", field="data")
-        self.seen = True
         self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
 
     def _multiply(self, x_NGK: np.ndarray) -> np.ndarray:
@@ -295,21 +296,17 @@ class CrossbarModel:
         conversion = _Conversion(options, store, self.session)
         self.model = conversion.convert(copy.deepcopy(self.float_model))
         self.unmapped = conversion.unmapped
-        self._observe_one(sample[:1], conversion.layers)
+        self.run(sample[:1], "observe")  # shows which layers are used, and how often
         self.layers = [layer for layer in conversion.layers if layer.seen]
+        for layer in self.layers:
+            layer.positions = layer.seen
         if not self.layers:
             raise HwsimError(f"model: no layer can be mapped; unmapped are {', '.join(self.unmapped) or 'none'}", field="model")
-
-    def _observe_one(self, sample: Tensor, layers: list[MappedLayer]) -> None:
-        """Run one sample to see which layers are used, and how often."""
-        self.run(sample, "observe")
-        for layer in layers:
-            layer.macs = layer.vectors * layer.crossbars.groups * layer.crossbars.outputs * layer.crossbars.inputs
 
     @property
     def mapped_macs(self) -> int:
         """Multiply-accumulates of one sample in crossbars."""
-        return sum(layer.macs for layer in self.layers)
+        return sum(layer.positions * layer.crossbars.weight_GOK.size for layer in self.layers)
 
     @property
     def stored(self) -> list[Crossbars]:
@@ -324,12 +321,9 @@ class CrossbarModel:
         HwsimError
             If an activation is not finite.
         """
-        vectors = [layer.vectors for layer in self.layers]
         for layer in self.layers:
             layer.low = layer.high = 0.0
         self.run(x, "observe", job)
-        for layer, count in zip(self.layers, vectors, strict=True):
-            layer.vectors = count
 
     def run(self, x: Tensor, mode: Literal["observe", "integer", "crossbar"], job: Job = QUIET) -> Tensor:
         """Return outputs for all samples, a batch at a time."""

@@ -61,7 +61,7 @@ class Functional:
                 layer.crossbars.inputs,
                 layer.crossbars.outputs,
                 layer.crossbars.groups,
-                layer.vectors,
+                layer.positions,
             )
             for layer in self.model.layers
         ]

@@ -163,11 +163,11 @@ def assemble(request: ReramRequest, findings: Findings) -> ReramReport:
     operations = sum(count * choice.steps for count, choice in zip(lines, choices, strict=True))
     clipped = sum(count * choice.clipped for count, choice in zip(lines, choices, strict=True))
     full = sum(lines) * crossbar.full_bits
-    uniform = sum(choice.steps * n for choice, n in zip(findings.uniform, lines, strict=False))
-    uniform /= sum(lines[: len(findings.shapes)])  # forward only, where it was calibrated
     mean, reduction = operations / sum(lines), full / max(operations, 1)
+    uniform, own = (_mean_steps(part, lines) for part in (findings.uniform, findings.choices))
     mapped = sum(shape.macs for shape in findings.shapes)
-    parts = _energy(request, works, choices, mapped, findings.unmapped_macs)
+    cells = sum(shape.cells(crossbar) for shape in shapes)
+    parts = _energy(request, works, choices, phases.digital_macs(mapped, findings.unmapped_macs, workload), cells)
     low_j, high_j = sum(part.low_j for part in parts), sum(part.high_j for part in parts)
     lossless_j = sum(lines) * energy.conversion_j(request.energy, crossbar.full_bits)
     crossbars = findings.stored + sum(shape.crossbars(crossbar) for shape in shapes[len(findings.shapes) :])
@@ -182,7 +182,7 @@ def assemble(request: ReramRequest, findings: Findings) -> ReramReport:
         mean_ops=mean,
         mean_ops_uniform=uniform,
         reduction=reduction,
-        reduction_vs_calibrated_uniform=uniform / mean if mean else 1.0,
+        reduction_vs_calibrated_uniform=uniform / own if own else 1.0,
         price=findings.price,
         accuracy_float=findings.accuracy_float,
         accuracy_int=findings.accuracy_int,
@@ -209,11 +209,17 @@ def assemble(request: ReramRequest, findings: Findings) -> ReramReport:
     )
 
 
+def _mean_steps(choices: Sequence[Choice], lines: Sequence[int]) -> float:
+    """Return the steps of a bit line of the forward pass, whose layers come first."""
+    forward = lines[: len(choices)]
+    return sum(choice.steps * n for choice, n in zip(choices, forward, strict=True)) / sum(forward)
+
+
 def _energy(
-    request: ReramRequest, works: Sequence[energy.Work], choices: Sequence[Choice], mapped_macs: int, unmapped_macs: int
+    request: ReramRequest, works: Sequence[energy.Work], choices: Sequence[Choice], digital_macs: int, cells: int
 ) -> list[ComponentEnergy]:
     """Return all components, the converters first."""
-    crossbar, workload = request.crossbar, request.workload
+    crossbar = request.crossbar
     adc_j = sum(
         work.lines * energy.line_j(choice, request.energy, crossbar.full_bits)
         for work, choice in zip(works, choices, strict=True)
@@ -223,11 +229,7 @@ def _energy(
         for name, value in energy.array_j(work, crossbar).items():
             totals[name] = totals.get(name, 0.0) + value
     parts = [ComponentEnergy(name=name, low_j=value, high_j=value) for name, value in totals.items()]
-    cells = sum(work.inputs * work.outputs * work.groups for work in works) * crossbar.columns_per_output
-    ranges = {
-        "digital": energy.digital_j(phases.digital_macs(mapped_macs, unmapped_macs, workload)),
-        "write": energy.write_j(cells * workload.writes),
-    }
+    ranges = {"digital": energy.digital_j(digital_macs), "write": energy.write_j(cells * request.workload.writes)}
     return parts + [ComponentEnergy(name=name, low_j=low, high_j=high) for name, (low, high) in ranges.items()]
 
 

@@ -223,3 +223,12 @@ def test_a_caller_that_leaves_ends_the_work_and_progress_only_grows(trained):
         run(trained, Job(cancelled=gone.is_set, progress=progress))
     assert ended.value.code == "CANCELLED"
     assert told == sorted(told)
+
+
+def test_every_cell_of_every_layer_is_written():
+    """Two layers of 64 x 64, their transposes, 8 cells a weight, once a round, at 1.4 pJ at least."""
+    layers = [LayerShape(inputs=64, outputs=64, count=2)]
+    report = estimate(ReramRequest(mode="stats", layers=layers, workload=WorkloadOptions(phase="train")))
+    (written,) = (part for part in report.energy if part.name == "write")
+    assert written.low_j == pytest.approx(2 * 2 * 64 * 64 * 8 * 1.4e-12)
+    assert written.high_j == pytest.approx(2 * 2 * 64 * 64 * 8 * 120e-12)
