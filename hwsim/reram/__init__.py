@@ -1,0 +1,1 @@
+"""ReRAM crossbars that multiply bit by bit, and the A/D conversions they need (arXiv:2402.06164)."""
