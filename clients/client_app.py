@@ -18,10 +18,11 @@ from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
 from ..core.errors import PayloadError, SpecError
-from ..core.records import WEIGHT_KEY, array_record, private_copy, tensors
+from ..core.records import WEIGHT_KEY, array_record, layout, private_copy, tensors
 from ..core.seeds import seed_globals, torch_stream
 from ..server.spec import Experiment, from_run_config
 from . import uploads
+from .compress import Wire, compress
 from .cost import price
 from .data import FederatedData, federate
 from .models import initialise
@@ -30,7 +31,7 @@ from .privacy import check_records
 from .spending import classifier_training
 from .tasks import classification
 
-app = ClientApp(mods=[price])
+app = ClientApp(mods=[price, compress])
 
 
 @app.train()
@@ -148,6 +149,12 @@ class Workbench:
     def local_keys(self) -> list[str]:
         """Names of the parameters that stay."""
         return self._keys[1]
+
+    @cached_property
+    def wire(self) -> Wire:
+        """How models travel."""
+        shared = layout(array_record({key: self.initial[key] for key in self.shared_keys}))
+        return Wire(shared, self.spec.upload, self.spec.download)
 
     def checked(self) -> Workbench:
         """Make sure data, model and locality patterns fit together.

@@ -15,6 +15,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from ..core.records import Layout, WeightedMean, array_bytes, check_update, layout, of_kind, private_copy
+from .compress import UPLOADED, Wire
 from .state import StateRef, StateStore
 
 COHORT = "fedcosim.cohort"  # the record of a reply that says which clients it speaks for
@@ -57,12 +58,20 @@ class Worker:
         How many clients there are in the federation.
     state_root : str
         Folder of the run's client state.
+    wire : Wire, optional
+        How models travel; uncompressed when absent.
     """
 
     def __init__(
-        self, client_app: ClientApp, run_config: Mapping[str, bool | float | int | str], num_clients: int, state_root: str
+        self,
+        client_app: ClientApp,
+        run_config: Mapping[str, bool | float | int | str],
+        num_clients: int,
+        state_root: str,
+        wire: Wire | None = None,
     ) -> None:
         self._app, self._run_config, self._num_clients = client_app, dict(run_config), num_clients
+        self._wire = wire or Wire({})
         self._states = StateStore(Path(state_root))
         self._hwsim_cache = str(Path(state_root).with_name("hwsim"))
 
@@ -89,6 +98,7 @@ class Worker:
         list of ChunkReply
             A client whose app raised, or whose update is unusable, is in it as a Flower error reply; its state is as before.
         """
+        content = self._wire.opened(content)
         expected = {key: spec for record in of_kind(content, ArrayRecord).values() for key, spec in layout(record).items()}
         return [self._handle(content, jobs, expected, generation, average) for jobs in chunks]
 
@@ -124,20 +134,24 @@ class Worker:
         state = self._states.load(job.client, job.state)
         context = Context(message.metadata.run_id, job.client, config, state, self._run_config)  # type: ignore[arg-type]
         answer = self._app(message, context)
-        size, epsilon, cost = 0, 0.0, None
+        note: dict[str, Any] = {}
         if answer.has_content():
-            size = array_bytes(answer.content)
-            epsilon = epsilon_spent(answer.content)
-            cost = answer.content.config_records.get(COST)
-            if message.metadata.message_type.startswith("train"):
-                check_update(answer.content, expected if message.metadata.message_type == "train" else None)
+            size, kind = array_bytes(answer.content), message.metadata.message_type
+            if kind == "train":
+                answer.content = self._wire.decoded(answer.content, message.content, expected)
+            if kind.startswith("train"):
+                check_update(answer.content, expected if kind == "train" else None)
                 if context.state:
                     states[job.client] = self._states.save(job.client, generation, context.state)
-        seconds = time.perf_counter() - started
-        note = {"clients": [job.client], "bytes": [size], "seconds": [seconds], "epsilon": [epsilon]}
-        if cost is not None:
-            note |= {name: [value] for name, value in cost.items()}  # type: ignore[misc]
-        return answer, ConfigRecord(note)  # type: ignore[arg-type]
+            note = note_on(answer.content, job.client, size)
+        return answer, ConfigRecord(note | {"seconds": [time.perf_counter() - started]})
+
+
+def note_on(content: RecordDict, client: int, size_bytes: int) -> dict[str, Any]:
+    """Write down, in columns of one entry, whom a reply speaks for, how large it came, and what it says of itself."""
+    told = [record for name in (COST, UPLOADED) if (record := content.config_records.get(name)) is not None]
+    columns = {name: [value] for record in told for name, value in record.items()}
+    return {"clients": [client], "bytes": [size_bytes], "epsilon": [epsilon_spent(content)], **columns}
 
 
 def _merged(mean: WeightedMean, merged: list[tuple[Message, ConfigRecord]]) -> Message:

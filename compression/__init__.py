@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from ..core.errors import SpecError
 from ..core.options import Registry, validate
-from .chain import Codec, Encoded, UploadOptions
+from .chain import ChainOptions, Codec, DownloadOptions, Encoded, UploadOptions
 from .codec import Calibration, CodecOptions, Context
 from .report import Report
 from .wire import Base, Layout, layout
@@ -18,13 +18,17 @@ __all__ = [
     "Calibration",
     "Codec",
     "Context",
+    "DownloadOptions",
     "Encoded",
     "Layout",
     "Report",
     "UploadOptions",
     "layout",
     "parse",
+    "parse_download",
 ]
+
+U = TypeVar("U", bound=ChainOptions)
 
 CODECS: Registry[CodecOptions] = Registry(
     "upload",
@@ -58,8 +62,17 @@ def parse(section: Mapping[str, Any], name: str = "upload") -> UploadOptions:
     SpecError
         If a codec or a field is unknown, or a value or the combination is not allowed.
     """
+    return _parse(section, name, UploadOptions)
+
+
+def parse_download(section: Mapping[str, Any]) -> DownloadOptions:
+    """Validate a section of a spec that says how broadcasts are compressed, as `parse` does."""
+    return _parse(section, "download", DownloadOptions)
+
+
+def _parse(section: Mapping[str, Any], name: str, cls: type[U]) -> U:
     fields = dict(section)
-    own = {key: fields.pop(key) for key in UploadOptions.model_fields if key != "codec" and key in fields}
+    own = {key: fields.pop(key) for key in cls.model_fields if key != "codec" and key in fields}
     named = fields.pop("codec", [])
     chain = [
         dict(one) if isinstance(one, Mapping) else {"codec": one}
@@ -67,5 +80,5 @@ def parse(section: Mapping[str, Any], name: str = "upload") -> UploadOptions:
     ]
     if not chain:
         raise SpecError(f"{name}.codec: missing; choose one of {', '.join(CODECS.names())}, or a list of them")
-    codecs = [CODECS.parse(one) for one in ({**fields, **chain[0]}, *chain[1:])]
-    return validate(UploadOptions, {**own, "codec": codecs}, name)
+    codecs = [CODECS.parse(one, name) for one in ({**fields, **chain[0]}, *chain[1:])]
+    return validate(cls, {**own, "codec": codecs}, name)

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, SerializeAsAny, model_validator
@@ -32,27 +32,50 @@ RESIDUAL = "residual/"  # before a tensor's name: what was lost of it, in the st
 PART = "#"  # between a tensor's name and a part's number
 
 
-class UploadOptions(Options):
-    """How updates are compressed: `[upload]`, and likewise `[download]`."""
+class ChainOptions(Options):
+    """Base of what says how models are compressed: which codecs, in which order."""
 
     codec: tuple[SerializeAsAny[CodecOptions], ...] = Field(min_length=1)
     """The codecs, first to last; a later one gets what an earlier one leaves."""
+
+    @property
+    def names(self) -> list[str]:
+        """What the codecs are called."""
+        return [options.codec for options in self.codec]
+
+    def stages(self) -> list[Stage]:
+        """Make the codecs."""
+        return [options.build() for options in self.codec]
+
+    @model_validator(mode="after")
+    def _is_a_chain(self) -> ChainOptions:
+        for stage, name, later in zip(self.stages(), self.names, self.names[1:], strict=False):
+            if stage.terminal:
+                raise ValueError(f"codec = {self.names}: {name!r} leaves nothing for {later!r} to encode; put it last")
+        return self
+
+    def check_target(self, target: Target) -> None:
+        """Raise a ValueError if a codec cannot be applied to the target."""
+        for options in self.codec:
+            if target not in options.targets:
+                raise ValueError(f"target = {target!r}: codec {options.codec!r} encodes {', '.join(options.targets)} only")
+
+
+class UploadOptions(ChainOptions):
+    """How updates are compressed: `[upload]`."""
+
     target: Target = "delta"
     """What is encoded: the change since the model that both ends have, or the weights themselves."""
     error_feedback: bool | None = None
     """Add what an upload loses to the client's next one; absent: for deltas, unless the codecs' errors average out."""
+    calibration_samples: Annotated[int, Field(ge=1)] = 64
+    """Training samples that a client shows to codecs that calibrate themselves, drawn anew in every round."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> UploadOptions:
-        names = [options.codec for options in self.codec]
-        stages = [options.build() for options in self.codec]
-        for options, name in zip(self.codec, names, strict=True):
-            if self.target not in options.targets:
-                raise ValueError(f"target = {self.target!r}: codec {name!r} encodes {', '.join(sorted(options.targets))} only")
-        for stage, name, later in zip(stages, names, names[1:], strict=False):
-            if stage.terminal:
-                raise ValueError(f"codec = {names}: {name!r} leaves nothing for {later!r} to encode; put it last")
-        if self.error_feedback and (loud := [name for stage, name in zip(stages, names, strict=True) if not stage.contracts]):
+        self.check_target(self.target)
+        loud = [name for stage, name in zip(self.stages(), self.names, strict=True) if not stage.contracts]
+        if self.error_feedback and loud:
             raise ValueError(f"error_feedback = True: {loud[0]!r} averages out by itself, and fed back its error would grow")
         if self.error_feedback and self.target == "weights":
             raise ValueError("error_feedback = True: weights are sent whole every time; choose target = 'delta'")
@@ -60,12 +83,26 @@ class UploadOptions(Options):
 
     def build(self) -> Codec:
         """Make the codec."""
-        stages = [options.build() for options in self.codec]
-        feedback = self.error_feedback
+        stages, feedback = self.stages(), self.error_feedback
         if feedback is None:
             worth_it = any(stage.biased for stage in stages) and all(stage.contracts for stage in stages)
             feedback = self.target == "delta" and worth_it
-        return Codec([options.codec for options in self.codec], stages, self.target, feedback)
+        return Codec(self.names, stages, self.target, feedback)
+
+
+class DownloadOptions(ChainOptions):
+    """How the model that the server broadcasts is compressed: `[download]`. Whole every time: a client has no earlier one."""
+
+    @model_validator(mode="after")
+    def _needs_nothing_else(self) -> DownloadOptions:
+        self.check_target("weights")
+        if calibrated := [name for stage, name in zip(self.stages(), self.names, strict=True) if stage.needs_calibration]:
+            raise ValueError(f"codec = {self.names}: {calibrated[0]!r} calibrates itself on data, and the server has none")
+        return self
+
+    def build(self) -> Codec:
+        """Make the codec."""
+        return Codec(self.names, self.stages(), "weights", error_feedback=False)
 
 
 @dataclass(frozen=True)

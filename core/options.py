@@ -49,8 +49,8 @@ class Registry(Generic[O]):
         """Return all registered names, in registration order."""
         return list(self._entries)
 
-    def options(self, name: str) -> type[O]:
-        """Return the options class registered as `name`.
+    def options(self, name: str, section: str | None = None) -> type[O]:
+        """Return the options class registered as `name`, which a `section` of a spec asks for.
 
         Raises
         ------
@@ -58,25 +58,32 @@ class Registry(Generic[O]):
             If there is no such name; the message lists the ones there are.
         """
         if not isinstance(name, str) or name not in self._entries:
-            raise SpecError(f"{self.section}.{self.key} = {name!r}: {choose(str(name), self._entries)}")
+            raise SpecError(f"{section or self.section}.{self.key} = {name!r}: {choose(str(name), self._entries)}")
         module, cls = self._entries[name].split(":")
         return getattr(import_module(f"..{module}", __package__), cls)
 
-    def parse(self, section: Mapping[str, Any]) -> O:
+    def parse(self, section: Mapping[str, Any], name: str | None = None) -> O:
         """Validate one section of a spec with the options class that its name selects.
 
         The name stays among the fields: every options class declares it (``name: Literal["fedavg"] = "fedavg"``), so what
         `model_dump` writes, `parse` reads.
+
+        Parameters
+        ----------
+        section : mapping
+            The fields.
+        name : str, optional
+            What the section is called, for messages, where it is not the usual one.
 
         Raises
         ------
         SpecError
             If the name is missing or unknown, or a field is not as its options class demands.
         """
-        fields = dict(section)
+        fields, name = dict(section), name or self.section
         if self.key not in fields:
-            raise SpecError(f"{self.section}.{self.key}: missing; choose one of {', '.join(self._entries)}")
-        return validate(self.options(fields[self.key]), fields, self.section)
+            raise SpecError(f"{name}.{self.key}: missing; choose one of {', '.join(self._entries)}")
+        return validate(self.options(fields[self.key], name), fields, name)
 
 
 def validate(cls: type[O], fields: Mapping[str, Any], section: str = "") -> O:

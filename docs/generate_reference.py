@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcosim.clients.models import MODELS
+from fedcosim.compression import CODECS
 from fedcosim.core.options import Options, Registry
 from fedcosim.server.spec import Experiment
 from fedcosim.strategies import STRATEGIES
@@ -42,6 +43,8 @@ def page() -> str:
             parts += _registered(name, CHOSEN_BY_NAME[name])
         elif sections := _sections(field):
             parts += [f"## `[{name}]`\n", *_section(schema["$defs"][sections[0]], schema, name in schema["required"])]
+        if name == "upload":
+            parts += _codecs()
     return "\n".join(parts)
 
 
@@ -62,6 +65,19 @@ def _registered(section: str, registry: Registry[Any]) -> Iterator[str]:
             yield f"#### `[{section}.{key}]`\n"
             yield f"{field.get('description', '')}\n"
             yield from _section(schema["$defs"][_sections(field)[0]], schema, required=False)
+
+
+def _codecs() -> Iterator[str]:
+    """Document the codecs that `[upload]` and `[download]` choose from."""
+    yield "`codec` is a name, or a list of names and of tables `{ codec = NAME, FIELD = VALUE }`. Fields of the first codec can"
+    yield "also stand in the section itself.\n"
+    for name in CODECS.names():
+        options = CODECS.options(name)
+        schema = options.model_json_schema()
+        fields = {key: field for key, field in schema["properties"].items() if key != CODECS.key}
+        yield f'### `codec = "{name}"`\n'
+        yield f"{(getdoc(options) or '').splitlines()[0]}\n"
+        yield _table(fields, schema) if fields else "No other fields.\n"
 
 
 def _section(section: Mapping[str, Any], schema: Mapping[str, Any], required: bool) -> Iterator[str]:
@@ -91,7 +107,7 @@ def _type(field: Mapping[str, Any]) -> str:
     if "enum" in field or "const" in field:
         return ", ".join(f"`{json.dumps(value)}`" for value in field.get("enum", [field.get("const")]))
     if field["type"] == "array":
-        return f"list of {_type(field['items'])}"
+        return f"list of {_type(field['items']) if '$ref' not in field['items'] else 'tables'}"
     bounds = [f"{sign} {_number(field[key])}" for key, sign in BOUNDS.items() if key in field]
     pattern = [f"matching `{field['pattern']}`"] if "pattern" in field else []
     return _cell(", ".join([field["type"], *bounds, *pattern]))

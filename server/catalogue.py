@@ -1,4 +1,4 @@
-"""What a spec can name: strategies, models, data sources, devices, with their options as JSON Schema properties."""
+"""What a spec can name: strategies, models, data sources, codecs, devices, with their options as JSON Schema properties."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ..clients.data import SOURCES, DataOptions
 from ..clients.data.options import fields_of
 from ..clients.data.source import source
 from ..clients.models import MODELS
+from ..compression import CODECS
 from ..core.options import Options, Registry
 from ..hwsim.devices import devices
 from ..strategies import STRATEGIES
@@ -21,7 +22,9 @@ def _registered(registry: Registry[Any]) -> list[Entry]:
 
 
 def _entry(name: str, options: type[Options]) -> Entry:
-    properties = {key: value for key, value in options.model_json_schema().get("properties", {}).items() if key != "name"}
+    properties = {
+        key: value for key, value in options.model_json_schema().get("properties", {}).items() if key not in ("name", "codec")
+    }
     return {"name": name, "summary": (options.__doc__ or "").strip().splitlines()[0], "options": properties}
 
 
@@ -50,6 +53,7 @@ CATALOGUE: dict[str, Callable[[], list[Entry]]] = {
     "strategies": lambda: _registered(STRATEGIES),
     "models": lambda: _registered(MODELS),
     "data": _sources,
+    "codecs": lambda: _registered(CODECS),
     "devices": _devices,
 }
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..core.errors import FedcosimError, RunError
+from ..core.errors import FedcosimError, RunError, SpecError
 from .cli_hwsim import app as hwsim
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
@@ -107,8 +107,65 @@ def audit(run: Annotated[Path, typer.Argument(help="A run's directory or id.")],
         stdout.print(_figures(f"Audit of {folder.name}", figures))
 
 
+@app.command()
+def compress(
+    model: Annotated[Path, typer.Option(help="A .safetensors file, or a folder of transformers.")],
+    codec: Annotated[list[str], typer.Option(help="A codec, as NAME or NAME:FIELD=VALUE,...; repeat to chain codecs.")],
+    gguf: Annotated[str | None, typer.Option(help="The GGUF file in that folder to read.")] = None,
+    text: Annotated[Path | None, typer.Option(help="To calibrate on, for codecs that do (language models).")] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Windows of the text to calibrate on.")] = 8,
+    length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="For codecs that draw random numbers.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Where the model goes as a receiver would have it (.safetensors).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compress a checkpoint as an upload would be; report bytes and error, tensor by tensor."""
+    from ..compression import parse
+    from ..compression.checkpoint import compress_checkpoint
+
+    options = parse({"codec": [_codec(one) for one in codec], "target": "weights"}, "--codec")
+    calibration = _text(text) if text else None
+    sizes = {"count": windows, "length": length}
+    report = compress_checkpoint(model, options, gguf_file=gguf, text=calibration, seed=seed, out=out, **sizes)
+    if as_json:
+        print_json(report.as_dict())
+        return
+    table = Table(
+        "tensor", "how", "dense bytes", "encoded bytes", "error", "note", title=f"{model}: {' > '.join(report.codec)}"
+    )
+    for tensor in report.tensors:
+        sizes_and_error = f"{tensor.dense_bytes}", f"{tensor.encoded_bytes}", f"{tensor.error:.4f}"
+        table.add_row(tensor.name, tensor.how, *sizes_and_error, tensor.note)
+    stdout.print(table)
+    figures = f"{report.dense_bytes} -> {report.encoded_bytes} bytes ({report.ratio:.3f}), error {report.error:.4f}"
+    stdout.print(f"{figures}, {report.encode_s:.1f} s", highlight=False)
+
+
+def _codec(text: str) -> dict[str, Any]:
+    """Read NAME:FIELD=VALUE,... as a table of a spec."""
+    from .spec import toml_value
+
+    name, _, fields = text.partition(":")
+    table: dict[str, Any] = {"codec": name}
+    for field in filter(None, fields.split(",")):
+        key, equals, value = field.partition("=")
+        if not equals:
+            raise SpecError(f"--codec {text!r}: {field!r} must look like FIELD=VALUE")
+        table[key.strip()] = toml_value(value.strip())
+    return table
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"--text {path}: cannot be read ({error}); give a text file in UTF-8") from None
+
+
 @app.command("list")
-def list_(kind: Annotated[str, typer.Argument(help="strategies, models, data or devices.")], as_json: Json = False) -> None:
+def list_(
+    kind: Annotated[str, typer.Argument(help="strategies, models, data, codecs or devices.")], as_json: Json = False
+) -> None:
     """List what a spec can name, with its options."""
     from .catalogue import CATALOGUE, catalogue
 

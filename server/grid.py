@@ -25,6 +25,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
+from ..clients.compress import Wire
 from ..clients.state import StateRef, StateStore
 from ..clients.worker import ChunkReply, Job, Worker
 from ..core.errors import RunError, SpecError
@@ -66,6 +67,8 @@ class RayGrid(Grid):
         Let workers average the train replies of a chunk. For strategies that use nothing but the weighted mean.
     workers, retries, chunk : int
         See `EngineOptions`.
+    wire : Wire, optional
+        How models travel; uncompressed when absent.
     run_id : int
         Any number; Flower puts it into every message.
     """
@@ -82,6 +85,7 @@ class RayGrid(Grid):
         workers: int | None = None,
         retries: int = 2,
         chunk: int | None = None,
+        wire: Wire | None = None,
         run_id: int = 1,
     ) -> None:
         self.num_clients, self.average, self.retries, self.chunk = num_clients, average, retries, chunk
@@ -99,7 +103,7 @@ class RayGrid(Grid):
         if self.num_workers > cpus:
             raise SpecError(f"engine.workers = {workers}: Ray has {cpus} CPUs here, a worker takes one; choose 1 to {cpus}")
         actor: Any = ray.remote(num_cpus=1, max_restarts=-1, runtime_env={"env_vars": ONE_THREAD})(Worker)
-        arguments = (client_app, dict(run_config), num_clients, str(state_root.resolve()))
+        arguments = (client_app, dict(run_config), num_clients, str(state_root.resolve()), wire)
         self._workers: list[Any] = [actor.remote(*arguments) for _ in range(self.num_workers)]
         started = [worker.__ray_ready__.remote() for worker in self._workers]
         ready, _ = ray.wait(started, num_returns=len(started), timeout=START_TIMEOUT_S)

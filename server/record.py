@@ -30,7 +30,7 @@ from ..core.errors import RunError, SpecError, StateError
 from ..core.records import from_bytes, to_bytes
 from .clock import Timing
 from .report import write_report
-from .rounds import ACCURACIES, Evaluation, Outcome
+from .rounds import ACCURACIES, Evaluation, Outcome, Tally
 from .spec import Experiment, load
 
 SCHEMA = 1
@@ -152,7 +152,7 @@ class Record:
             "train_loss": metrics.pop("train_loss", None),
             **(dict.fromkeys(ACCURACIES) if evaluation is None else evaluation.summary()),
             "bytes_up": tally.bytes_up,
-            "bytes_up_dense": tally.bytes_up,
+            "bytes_up_dense": tally.bytes_up_dense,
             "bytes_down": tally.bytes_down,
             "wall_s": round(outcome.wall_s, 4),
             **_simulated(outcome.timing, self.result["clients"]),
@@ -162,6 +162,7 @@ class Record:
         }
         if tally.left_out:
             line["left_out"] = [{"client": client, "reason": reason} for client, reason in sorted(tally.left_out)]
+        line |= _compressed(tally)
         self.result["rounds"].append(line)
         for client in tally.replied:
             self.result["clients"][client]["rounds"] += 1
@@ -319,6 +320,18 @@ def stored_spec(folder: Path) -> Experiment:
         return load(folder / "spec.toml")
     except SpecError as error:
         raise SpecError([f"{folder / 'spec.toml'}: {problem}" for problem in error.problems]) from None
+
+
+def _compressed(tally: Tally) -> dict[str, Any]:
+    """Return what compression cost and lost in a round, where there is some; seconds are sums over clients."""
+    found: dict[str, Any] = {}
+    if tally.uploads:
+        sums = {key: round(sum(getattr(one, key) for one in tally.uploads), 4) for key in ("encode_s", "decode_s")}
+        found["upload"] = {"error": float(np.mean([one.error for one in tally.uploads])), **sums}
+    if tally.download is not None:
+        sent = tally.download
+        found["download"] = {"bytes_dense": sent.dense_bytes, "error": sent.error, "encode_s": round(sent.encode_s, 4)}
+    return found
 
 
 def _simulated(timing: Timing | None, clients: list[dict[str, Any]]) -> dict[str, Any]:

@@ -9,19 +9,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from ..clients.compress import Uploaded, Wire
 from ..clients.cost import LEFT_OUT, Cost
-from ..clients.worker import COHORT, epsilon_spent
+from ..clients.worker import COHORT, note_on
 from ..core.errors import PayloadError, RoundError
 from ..core.records import WEIGHT_KEY, Layout, WeightedMean, array_bytes, as_laid_out, check_update, layout
 from ..core.seeds import seed_globals
 from .clock import Clock, Part, Timing
+
+T = TypeVar("T", Cost, Uploaded)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,13 @@ class Tally:
     replied: list[int] = field(default_factory=list)
     failed: list[tuple[int, str]] = field(default_factory=list)
     bytes_up: int = 0
+    bytes_up_dense: int = 0
+    """What `bytes_up` would be, had nothing been compressed."""
     bytes_down: int = 0
+    uploads: list[Uploaded] = field(default_factory=list)
+    """What encoding them cost and lost, where uploads are compressed."""
+    download: Uploaded | None = None
+    """Likewise of the broadcast."""
     client_seconds: float = 0.0
     epsilon: float = 0.0
     """The most that any client of this round has spent of its privacy so far; 0 where nothing is promised."""
@@ -171,6 +180,8 @@ class Rounds:
         the round's own evaluation included.
     clock : Clock, optional
         Simulated time: says who is there, and whose updates count.
+    wire : Wire
+        How models travel.
     """
 
     strategy: Strategy
@@ -186,6 +197,7 @@ class Rounds:
     expects: Callable[[int], Layout | None] = lambda _: None
     accepted: Callable[[Iterable[int]], object] = lambda _: None
     clock: Clock | None = None
+    wire: Wire = field(default_factory=lambda: Wire({}))
 
     def run(self, arrays: ArrayRecord, first: int = 1) -> Iterator[Outcome]:
         """Train and evaluate, from round `first` to `last`; the caller may stop after any round.
@@ -210,9 +222,8 @@ class Rounds:
         view = RosterView(self.grid, self._present())
         messages = list(self.strategy.configure_train(number, arrays, ConfigRecord(), view))
         tally = Tally(sampled=sorted(self._client(m.metadata.dst_node_id) for m in messages))
-        contents = {id(m.content): m.content for m in messages}  # one content object serves the whole cohort: count it once
-        sizes = {key: array_bytes(content) for key, content in contents.items()}
-        down = {self._client(m.metadata.dst_node_id): sizes[id(m.content)] for m in messages}
+        tally.download = self._compressed(messages, "train", number)
+        down = self._sizes(messages)
         tally.bytes_down = sum(down.values())
         expected = layout(arrays)
         replies = self._counted(number, messages, expected, down, tally)
@@ -225,6 +236,25 @@ class Rounds:
         if averaged is not None:
             arrays = as_laid_out(averaged, expected)
         return Outcome(number, arrays, metrics, tally, 0.0, timing)
+
+    def _sizes(self, messages: list[Message]) -> dict[int, int]:
+        """Return the bytes of what each client is sent."""
+        contents = {id(m.content): m.content for m in messages}  # one content object serves the whole cohort: count it once
+        sizes = {key: array_bytes(content) for key, content in contents.items()}
+        return {self._client(m.metadata.dst_node_id): sizes[id(m.content)] for m in messages}
+
+    def _compressed(self, messages: list[Message], phase: str, number: int) -> Uploaded | None:
+        """Encode what is about to be sent, each content once; say what that cost and lost, if it was done."""
+        if self.wire.down is None:
+            return None
+        dense = sum(self._sizes(messages).values())
+        contents = {id(m.content): m.content for m in messages}
+        encoded = {key: self.wire.broadcast(content, self.seed, phase, number) for key, content in contents.items()}
+        for message in messages:
+            message.content = encoded[id(message.content)][0]
+        reports = [one.report for _, one in encoded.values() if one is not None]
+        error = float(np.mean([report.error for report in reports])) if reports else 0.0
+        return Uploaded(dense, error, encode_s=sum(report.encode_s for report in reports))
 
     def _present(self) -> Sequence[int]:
         """Return the nodes that can be asked to train, after waiting for them if need be."""
@@ -257,22 +287,30 @@ class Rounds:
         self, number: int, messages: list[Message], sent: Layout, down: Mapping[int, int], tally: Tally
     ) -> Iterator[Message]:
         """Pass replies on while counting them; what is not usable is noted and goes no further."""
+        received = {m.metadata.dst_node_id: m.content for m in messages}
+        opened: dict[int, RecordDict] = {}
         for reply in self.grid.send_and_receive(messages, timeout=self.timeout_s):
             client = self._client(reply.metadata.src_node_id)
             if reply.has_error() and reply.error.code == LEFT_OUT:
                 tally.left_out.append((client, reply.error.reason or "no reason given"))
                 continue
             try:
-                note = _take_note(reply) or _note(client, reply)
-                expected = self.expects(client)
-                # a worker of ours has compared the reply with `sent`
-                if "seconds" not in note or expected is not None:
+                note, expected = _take_note(reply), self.expects(client)
+                if note is None or expected is not None:  # otherwise a worker of ours has compared the reply with `sent`
+                    content = received[reply.metadata.src_node_id]
+                    if id(content) not in opened:
+                        opened[id(content)] = self.wire.opened(content)
+                    size = array_bytes(reply.content)
+                    reply.content = self.wire.decoded(reply.content, opened[id(content)], expected or sent)
                     check_update(reply.content, expected or sent)
+                    note = dict(note or {}) | note_on(reply.content, client, size)
             except PayloadError as error:
                 tally.failed.append((client, str(error)))
             else:
                 tally.replied += note["clients"]
                 tally.bytes_up += sum(note["bytes"])
+                tally.bytes_up_dense += sum(note.get("dense_bytes", note["bytes"]))
+                tally.uploads += _rows(Uploaded, note)
                 tally.client_seconds += sum(note.get("seconds", ()))
                 tally.epsilon = max(tally.epsilon, *note["epsilon"])
                 if self.clock is not None:
@@ -285,6 +323,7 @@ class Rounds:
         seed_globals(self.seed, "evaluate", number)
         view = RosterView(self.grid, self.roster.testable)
         messages = list(self.strategy.configure_evaluate(number, arrays, ConfigRecord(), view))
+        self._compressed(messages, "evaluate", number)
         results: list[tuple[int, MetricRecord]] = []
         replies: list[Message] = []
         evaluation = Evaluation()
@@ -331,19 +370,17 @@ def _take_note(reply: Message) -> dict[str, Any] | None:
     return note  # type: ignore[return-value]
 
 
-def _note(client: int, reply: Message) -> dict[str, Any]:
-    """Write such a note for a client of another grid."""
-    size, cost = array_bytes(reply.content), Cost.of(reply.content)
-    columns = {name: [value] for name, value in vars(cost).items()} if cost else {}
-    return {"clients": [client], "bytes": [size], "epsilon": [epsilon_spent(reply.content)], **columns}
+def _rows(kind: type[T], note: Mapping[str, Any]) -> list[T]:
+    """Return what a note says of every client that it speaks for, if it says anything of that kind."""
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    return [kind(*row) for row in zip(*(note[name] for name in names), strict=True)] if names[0] in note else []
 
 
 def _parts(clock: Clock, note: Mapping[str, Any], down: Mapping[int, int]) -> Iterator[Part]:
     """Yield the part in the round of every client that a note speaks for."""
-    names = [f.name for f in fields(Cost)]
-    for place, client in enumerate(note["clients"]):
-        cost = Cost(*(note[name][place] for name in names)) if names[0] in note else None
-        yield clock.part(client, cost, down[client], note["bytes"][place])
+    costs: Sequence[Cost | None] = _rows(Cost, note) or [None] * len(note["clients"])
+    for client, size, cost in zip(note["clients"], note["bytes"], costs, strict=True):
+        yield clock.part(client, cost, down[client], size)
 
 
 def _folded(replies: Iterator[Message]) -> Iterator[Message]:

@@ -115,6 +115,7 @@ def _conduct(bench: Workbench, record: Record, listeners: Sequence[Listener]) ->
             workers=spec.engine.workers,
             retries=spec.engine.retries,
             chunk=spec.engine.chunk,
+            wire=bench.wire,
         )
         try:
             execute(bench, grid, record, roster(bench, {client: client for client in grid.get_node_ids()}), everyone)

@@ -93,6 +93,7 @@ def execute(bench: Workbench, grid: Grid, record: Record, roster: Roster, listen
         expects=strategy.expects if isinstance(strategy, OneShot) else lambda _: None,
         accepted=_committer(spec, grid),
         clock=_clock(bench, record),
+        wire=bench.wire,
     )
     stop = StopRule(spec.stop)
     if any(stop.reached(line) for line in record.result["rounds"]):

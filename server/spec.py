@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,13 +16,15 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
+from .. import compression
 from ..clients.data import DataOptions
 from ..clients.fleet import HardwareOptions
 from ..clients.models import MODELS, ModelOptions
 from ..clients.privacy import PrivacyOptions
 from ..clients.tasks.classification import TrainOptions
+from ..compression import DownloadOptions, UploadOptions
 from ..core.errors import SpecError
-from ..core.options import Options, Registry, sentences
+from ..core.options import Options, sentences
 from ..hwsim.devices import devices
 from ..strategies import STRATEGIES, StrategyOptions
 
@@ -104,6 +106,8 @@ class Experiment(Options):
     strategy: SerializeAsAny[StrategyOptions]
     train: TrainOptions = TrainOptions()
     evaluate: EvaluateOptions = EvaluateOptions()
+    upload: UploadOptions | None = None
+    download: DownloadOptions | None = None
     privacy: PrivacyOptions | None = None
     hardware: HardwareOptions | None = None
     engine: EngineOptions = EngineOptions()
@@ -140,7 +144,13 @@ class Experiment(Options):
         return sorted(key for key in mine.keys() | others.keys() if mine.get(key) != others.get(key))
 
 
-_REGISTRIES: dict[str, Registry[Any]] = {"model": MODELS, "strategy": STRATEGIES}
+_PARSERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "model": MODELS.parse,
+    "strategy": STRATEGIES.parse,
+    "upload": compression.parse,
+    "download": compression.parse_download,
+}
+"""Sections whose fields depend on a component that they name."""
 
 
 def parse(fields: Mapping[str, Any]) -> Experiment:
@@ -153,18 +163,18 @@ def parse(fields: Mapping[str, Any]) -> Experiment:
     """
     problems: list[str] = []
     sections = dict(fields)
-    for name, registry in _REGISTRIES.items():
+    for name, parser in _PARSERS.items():
         section = sections.get(name)
         if isinstance(section, Mapping):
             try:
-                sections[name] = registry.parse(section)
+                sections[name] = parser(section)
             except SpecError as error:
                 problems += error.problems
                 sections.pop(name)
     try:
         experiment = Experiment.model_validate(sections)
     except ValidationError as error:
-        reported = {name for name in _REGISTRIES if name in fields and name not in sections}
+        reported = {name for name in _PARSERS if name in fields and name not in sections}
         problems += [s for s in sentences(error, Experiment) if s.split(":")[0] not in reported]
         raise SpecError(problems) from None
     problems += _cross_checks(experiment)
@@ -184,7 +194,7 @@ def _cross_checks(experiment: Experiment) -> list[str]:
         )
     if engine.address not in ("local", "auto") and not engine.address.startswith("ray://"):
         problems.append(f"engine.address = {engine.address!r}: must be 'local', 'auto' or 'ray://host:port'")
-    problems += _strategy_checks(experiment) + _hardware_checks(experiment)
+    problems += _strategy_checks(experiment) + _codec_checks(experiment) + _hardware_checks(experiment)
     try:
         experiment.model_options()
     except SpecError as error:
@@ -200,6 +210,27 @@ def _strategy_checks(experiment: Experiment) -> list[str]:
         problems.append(f"federation.rounds = {rounds}: strategy {name!r} is one-shot; choose 1")
     if experiment.privacy is not None and (reason := strategy.not_private_because):
         problems.append(f"privacy: strategy {name!r} cannot keep such a promise: {reason}; leave [privacy] out")
+    return problems
+
+
+def _codec_checks(experiment: Experiment) -> list[str]:
+    """Return what cannot be compressed in this way."""
+    problems, strategy = [], experiment.strategy
+    name = type(strategy).model_fields["name"].default
+    own = f"strategy {name!r} uploads models of the clients' own"
+    if (upload := experiment.upload) is not None:
+        calibrated = [options.codec for options in upload.codec if options.build().needs_calibration]
+        if strategy.own_uploads and upload.target == "delta":
+            problems.append(f"upload.target = 'delta': {own}, which no model of the server's is near; choose 'weights'")
+        if strategy.own_uploads and calibrated:
+            problems.append(f"upload.codec = {calibrated[0]!r}: it calibrates itself on a classifier's inputs, and {own}")
+        if experiment.privacy is not None and calibrated:
+            problems.append(
+                f"upload.codec = {calibrated[0]!r}: it calibrates itself on private data after [privacy] has spent its budget, "
+                f"which no ledger would show; choose a codec that does not, or leave [privacy] out"
+            )
+    if experiment.download is not None and (strategy.one_shot or strategy.own_uploads):
+        problems.append(f"download: strategy {name!r} broadcasts no model that clients go on with; leave [download] out")
     return problems
 
 
@@ -246,13 +277,14 @@ def override(fields: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, A
             if not isinstance(section, dict):
                 raise SpecError(f"--set {item!r}: {part!r} is a value, not a section")
         if text.strip():
-            section[path[-1]] = _toml_value(text.strip())
+            section[path[-1]] = toml_value(text.strip())
         else:
             section.pop(path[-1], None)
     return result
 
 
-def _toml_value(text: str) -> Any:
+def toml_value(text: str) -> Any:
+    """Read a TOML value; what is none is text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

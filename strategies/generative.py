@@ -43,6 +43,7 @@ class GenerativeOptions(StrategyOptions):
     """Base of strategies whose clients upload a generative model; `[train]` is how the server trains the classifier."""
 
     one_shot: ClassVar = True
+    own_uploads: ClassVar = True
     samples: Annotated[int, Field(ge=1)] = 2000
     """Synthetic images that the classifier is trained on, over all clients and classes."""
     allocation: Allocation = "proportional"

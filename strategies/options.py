@@ -51,6 +51,8 @@ class StrategyOptions(Options):
         The strategy only ever uses the weighted mean of its replies, so replies may be averaged on the way to it.
     one_shot : bool
         Clients upload once; `federation.rounds` must be 1.
+    own_uploads : bool
+        Clients upload models of their own instead of updates of the one that they were sent.
     not_private_because : str, optional
         Why the strategy cannot be combined with `[privacy]`; None: it can.
     local : tuple of str
@@ -60,6 +62,7 @@ class StrategyOptions(Options):
     flower: ClassVar[Callable[..., Strategy]]
     averages: ClassVar[bool] = False
     one_shot: ClassVar[bool] = False
+    own_uploads: ClassVar[bool] = False
     not_private_because: ClassVar[str | None] = None
     local: ClassVar[tuple[str, ...]] = ()
 

@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import chain, islice, repeat
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -53,15 +53,12 @@ class CvaeOptions(GeneratorOptions):
     """Learning rate of Adam."""
     truncation: Annotated[float, Field(gt=0)] = 3.0
     """The server draws latents from the standard normal distribution within plus and minus this."""
-    upload: Literal["fp32", "fp16"] = "fp32"
-    """Precision of the uploaded decoder."""
 
     def layout(self, client: int, shape_CHW: Shape, classes: int) -> Layout:
         """Return names, dtypes and shapes of the uploaded decoder, the same for all clients."""
         with torch.device("meta"):  # counts and names need no numbers
             decoder = Decoder(self, shape_CHW, classes)
-        dtype = "float16" if self.upload == "fp16" else "float32"
-        return {key: (dtype, tuple(tensor.shape)) for key, tensor in decoder.state_dict().items()}
+        return {key: ("float32", tuple(tensor.shape)) for key, tensor in decoder.state_dict().items()}
 
     def fit(self, client: int, x_NCHW: Tensor, y_N: Tensor, classes: int, seed: int, private: Private | None = None) -> Fitted:
         """Train from weights that all clients start from, which also keeps their latent spaces alike, and return the decoder.
@@ -77,8 +74,7 @@ class CvaeOptions(GeneratorOptions):
             loss = _train(model, x_NCHW, y_N, self, order, draws)
         else:
             _train_private(model, x_NCHW, y_N, self, order, draws, private)
-        dtype = torch.float16 if self.upload == "fp16" else torch.float32
-        return Fitted({key: value.to(dtype) for key, value in model.decoder.state_dict().items()}, loss, self.steps)
+        return Fitted(dict(model.decoder.state_dict()), loss, self.steps)
 
     def sampler(self, client: int, weights: Mapping[str, Tensor], shape_CHW: Shape, classes: int) -> Sampler:
         """Make what turns labels into images from an uploaded decoder."""

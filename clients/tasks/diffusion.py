@@ -79,8 +79,6 @@ class DiffusionOptions(GeneratorOptions):
     """L2 norm to which the gradient of a step is clipped; under privacy see `privacy.max_grad_norm`."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the running mean of the weights, which is what is uploaded; at most 0.99 in fewer than 1000 steps."""
-    upload: Literal["fp32", "fp16"] = "fp32"
-    """Precision of the uploaded U-Net."""
     solver: Literal["ddim", "dpm-solver"] = "ddim"
     """How images are sampled: DDIM, or DPM-Solver++ of second order."""
     sampling_steps: Annotated[int, Field(ge=1)] = 20
@@ -221,8 +219,7 @@ def initial(options: DiffusionOptions, tier: Tier, shape_CHW: Shape, classes: in
 def _layout(options: DiffusionOptions, tier: Tier, shape_CHW: Shape, classes: int) -> Layout:
     with torch.device("meta"):  # names and shapes need no numbers
         unet = build(options, tier, shape_CHW, classes)
-    dtype = "float16" if options.upload == "fp16" else "float32"
-    return {key: (dtype, tuple(tensor.shape)) for key, tensor in unet.state_dict().items()}
+    return {key: ("float32", tuple(tensor.shape)) for key, tensor in unet.state_dict().items()}
 
 
 def train(
@@ -293,8 +290,7 @@ class _Course:
 
     def weights(self) -> dict[str, Tensor]:
         """Return the running mean as it is uploaded."""
-        dtype = torch.float16 if self.options.upload == "fp16" else torch.float32
-        return {name: mean.to(dtype) for name, mean in zip(self._weights, self._mean, strict=True)}
+        return dict(zip(self._weights, self._mean, strict=True))
 
 
 def rate_at(step: int, options: DiffusionOptions) -> float:

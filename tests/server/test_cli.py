@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 from small import small
 
 from fedcosim.server import cli
@@ -104,7 +106,9 @@ def test_an_unknown_run_is_named(command, fedcosim, tmp_path):
     assert "nowhere: no run there" in err
 
 
-@pytest.mark.parametrize(("kind", "name"), [("strategies", "fedperfix"), ("models", "vit"), ("data", "fashion-mnist")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("strategies", "fedperfix"), ("models", "vit"), ("data", "fashion-mnist"), ("codecs", "asvd")]
+)
 def test_list_tells_what_a_spec_can_name(kind, name, fedcosim):
     code, out, _ = fedcosim("list", kind, "--json")
     assert code == 0
@@ -139,3 +143,45 @@ def test_a_terminal_gets_a_live_table(spec_file, tmp_path, local_ray):
     assert "accuracy" in text
     assert "kB" in text
     assert text.rstrip().endswith("\x1b[?25h")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
+    generator = torch.Generator().manual_seed(1)
+    low_rank = torch.randn(64, 2, generator=generator) @ torch.randn(2, 96, generator=generator)
+    safetensors.torch.save_file({"flat.weight": low_rank, "bias": torch.randn(64, generator=generator)}, path)
+    return path
+
+
+def test_compress_reports_every_tensor_and_writes_what_arrives(checkpoint, fedcosim, tmp_path):
+    out = tmp_path / "received.safetensors"
+    chain = ("--codec", "svd:ratio=0.5,whole=['bias']", "--codec", "fp16")
+    code, printed, err = fedcosim("compress", "--model", checkpoint, *chain, "--out", out, "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(printed)
+    assert report["dense_bytes"] == 4 * (64 * 96 + 64)
+    assert [tensor["name"] for tensor in report["tensors"]] == ["bias", "flat.weight"]
+    sent, received = (safetensors.torch.load_file(path) for path in (checkpoint, out))
+    error = float((sent["flat.weight"] - received["flat.weight"]).norm() / sent["flat.weight"].norm())
+    assert report["tensors"][1]["error"] == pytest.approx(error, rel=1e-3)
+    assert error < 1e-3
+    code, printed, _ = fedcosim("compress", "--model", checkpoint, *chain)
+    assert code == 0
+    assert "flat.weight" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--codec", "zip"), "--codec.codec = 'zip': choose one of fp16"),
+        (("--codec", "topk:keep=2"), "--codec.keep = 2: "),
+        (("--codec", "topk:keep"), "--codec 'topk:keep': 'keep' must look like FIELD=VALUE"),
+        (("--codec", "asvd"), "codec asvd calibrates itself"),
+        (("--codec", "asvd", "--text", "nowhere.txt"), "--text nowhere.txt: cannot be read"),
+    ],
+)
+def test_compress_names_what_is_wrong(arguments, sentence, checkpoint, fedcosim):
+    code, _, err = fedcosim("compress", "--model", checkpoint, *arguments)
+    assert code == 2
+    assert sentence in " ".join(err.split())

@@ -7,25 +7,23 @@ from __future__ import annotations
 
 import json
 import math
-import traceback
 from collections import Counter
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.app import ConfigRecord, Message, RecordDict
+from grids import HereGrid
 from small import SMALL
 
 from fedcosim.clients.client_app import Workbench
-from fedcosim.clients.client_app import app as client_app
 from fedcosim.clients.cost import Cost
 from fedcosim.clients.fleet import device_of
 from fedcosim.clients.state import StateStore
 from fedcosim.clients.worker import PRIVACY
 from fedcosim.core.errors import RoundError
-from fedcosim.core.records import array_bytes, private_copy
+from fedcosim.core.records import array_bytes
 from fedcosim.hwsim.devices import devices
 from fedcosim.hwsim.roofline.simulator import Roofline
 from fedcosim.hwsim.service import Host
@@ -33,7 +31,6 @@ from fedcosim.hwsim.simulator import Job
 from fedcosim.hwsim.wire import fingerprint
 from fedcosim.server.record import Checkpoints, Record
 from fedcosim.server.report import record_schema
-from fedcosim.server.rounds import RosterView
 from fedcosim.server.run import resumable, resume, run
 from fedcosim.server.server_app import execute, lifecycle, roster
 from fedcosim.server.spec import Experiment, override, parse
@@ -92,35 +89,6 @@ class Told:
 
 def interrupt() -> None:
     raise KeyboardInterrupt
-
-
-class HereGrid(RosterView):
-    """A Flower grid without processes: node id = client id; keeps what was sent and answered."""
-
-    def __init__(self, spec: Experiment) -> None:
-        super().__init__(None, range(spec.federation.clients))
-        self.spec, self.contexts = spec, {}
-        self.sent: list[Message] = []
-        self.answers: dict[int, RecordDict] = {}
-
-    def send_and_receive(self, messages, *, timeout=None):
-        for message in messages:
-            client = message.metadata.dst_node_id
-            node = {"partition-id": client, "num-partitions": self.spec.federation.clients}
-            fresh = Context(1, client, node, RecordDict(), self.spec.to_run_config())
-            context = self.contexts.setdefault(client, fresh)
-            private = Message(private_copy(message.content), metadata=message.metadata)
-            try:
-                answer = client_app(private, context)
-            except Exception:
-                answer = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, traceback.format_exc()), reply_to=message)
-            if answer.has_content():
-                answer.content = private_copy(answer.content, arrays=True)
-            if message.metadata.message_type == "train":
-                self.sent.append(message)
-                if answer.has_content():
-                    self.answers[client] = private_copy(answer.content, arrays=True)
-            yield answer
 
 
 def run_here(spec: Experiment, folder: Path, *listeners: Told) -> tuple[HereGrid, Record]:

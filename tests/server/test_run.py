@@ -13,6 +13,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import safetensors.numpy
+from outcomes import final_bytes, result
 from small import SMALL, small
 
 from fedcosim.core.errors import RunError, SpecError, StateError
@@ -22,18 +23,6 @@ from fedcosim.server.run import resumable, resume, run
 from fedcosim.server.spec import override, parse
 
 FEDCOSIM = [sys.executable, "-m", "fedcosim.server.cli"]
-
-
-def final_bytes(folder: Path) -> dict[str, bytes]:
-    """Everything a run computed: global arrays and every committed client state."""
-    checkpoint = Checkpoints(folder).latest()
-    assert checkpoint is not None
-    states = {f"state {client}": ref.sha256.encode() for client, ref in checkpoint.states.items()}
-    return {key: array.data for key, array in checkpoint.arrays.items()} | states
-
-
-def result(folder: Path) -> dict:
-    return json.loads((folder / "result.json").read_text())
 
 
 def comparable(folder: Path) -> dict:

@@ -90,10 +90,9 @@ def test_truncation_reaches_the_images(fitted):
     assert narrow_NF.std(0).mean() < 0.01 * wide_NF.std(0).mean()
 
 
-@pytest.mark.parametrize("upload", ["fp32", "fp16"])
 @pytest.mark.parametrize("shape_CHW", [(1, 8, 8), (3, 7, 9)])
-def test_the_layout_is_what_fit_gives(upload, shape_CHW):
-    options = CvaeOptions(channels=4, steps=2, batch_size=4, upload=upload)
+def test_the_layout_is_what_fit_gives(shape_CHW):
+    options = CvaeOptions(channels=4, steps=2, batch_size=4)
     x_NCHW, y_N = torch.rand(6, *shape_CHW) * 2 - 1, torch.arange(6) % 3
     fitted = options.fit(0, x_NCHW, y_N, 3, seed=1)
     assert layout(array_record(fitted.weights)) == options.layout(0, shape_CHW, 3)
