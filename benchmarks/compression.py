@@ -2,6 +2,7 @@
 
     python benchmarks/compression.py packing factoring encoding        # seconds
     python benchmarks/compression.py updates transformer               # minutes
+    python benchmarks/compression.py federated --spec experiments/upload_fmnist_cnn.toml --out runs/uploads    # an hour
     python benchmarks/compression.py language --model DIR --gguf FILE --text FILE --codec svd-llm
 
 Prints Markdown. One thread. Times are CPU time, the least of several repeats. All but the last need no files: the images are
@@ -15,7 +16,10 @@ import inspect
 import json
 import math
 import os
+import re
+import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -29,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedcosim.clients.client_app import Workbench
 from fedcosim.clients.models import MODELS, initialise
 from fedcosim.compression import Base, Calibration, Context, layout, parse
 from fedcosim.compression.checkpoint import language_loss, load, windows
@@ -36,6 +41,10 @@ from fedcosim.compression.kv import truncate_projections
 from fedcosim.compression.lowrank import decompose
 from fedcosim.compression.packing import pack, unpack
 from fedcosim.compression.strs import mean_loss
+from fedcosim.server.grid import start_ray
+from fedcosim.server.run import run
+from fedcosim.server.spec import load as load_spec
+from fedcosim.server.spec import parse as parse_spec
 
 LAYERS_ONLY = ("model.embed_tokens.weight", "lm_head.weight")  # the papers factor the blocks' layers, not the embedding
 
@@ -179,20 +188,20 @@ def encoding(options: argparse.Namespace) -> None:
     table(["codec", "", "bytes", "encode, s", "decode, s"], rows)
 
 
-def fitted(field: str | None, budget: int, encode: Callable[..., Any]) -> Any:
-    """Return the encoding that uses most of the budget and not more, of a few values of `field`."""
+def fitted(field: str | None, budget: int, encode: Callable[..., Any]) -> tuple[dict[str, Any], Any]:
+    """Return the encoding that uses most of the budget and not more, of a few values of `field`, and that value."""
     if field is None:
-        return encode()
-    best, value = None, 16 if field == "rank" else 0.2
+        return {}, encode()
+    best, chosen, value = None, {}, 16 if field == "rank" else 0.2
     for _ in range(5):
         one = encode(**{field: value})
         size = len(one.blob)
         if size <= budget and (best is None or size > len(best.blob)):
-            best = one
+            best, chosen = one, {field: value}
         if 0.97 * budget <= size <= budget:
             break
         value = max(1, int(value * budget / size)) if field == "rank" else min(0.95, 0.985 * value * budget / size)
-    return best
+    return chosen, best
 
 
 def updates(options: argparse.Namespace) -> None:
@@ -213,7 +222,7 @@ def updates(options: argparse.Namespace) -> None:
         dense = sum(value.nbytes for value in update.values())
         for share in (0.13, 0.033):
             for name, codec, field, fields in FAMILIES:
-                one = fitted(field, int(share * dense), partial(encode, codec=codec, **fields))
+                _, one = fitted(field, int(share * dense), partial(encode, codec=codec, **fields))
                 if one is None or not 0.9 * share <= one.report.ratio <= 1.02 * share:
                     continue
                 decoded = parse({"codec": codec, **fields, **({field: 1 if field == "rank" else 0.5} if field else {})}).build()
@@ -227,6 +236,63 @@ def updates(options: argparse.Namespace) -> None:
         for (share, name), values in measured.items()
     ]
     table(["budget", "codec", "bytes / dense", "error of the delta", "error of the logits' change"], rows)
+
+
+AT_THEIR_OWN_SIZE = ("fp16", "int8")
+BUDGETS = {
+    0.13: ("int4", "QSGD, 4 bits", "top-k", "top-k > int8", "random-k", "PowerSGD", "SVD", "ASVD", "SVD-LLM"),
+    0.033: ("signSGD", "top-k > int8", "PowerSGD", "SVD > int8", "ASVD > int8", "SVD-LLM > int8"),
+}
+"""Codecs that are compared in federated training, by share of the dense bytes."""
+
+
+def federated(options: argparse.Namespace) -> None:
+    """Accuracy and bytes of whole federated runs, by codec; differences to the uncompressed run of the same seed."""
+    spec = load_spec(options.spec)
+    bench = Workbench(spec)
+    base = Base(bench.initial)
+    generator = torch.Generator().manual_seed(1)
+    update = {
+        k: x + 0.01 * torch.randn(x.shape, generator=generator) if x.is_floating_point() else x
+        for k, x in bench.initial.items()
+    }
+    calibration = Calibration(bench.model, [bench.data.train(0)[0][:8]])
+    dense = sum(value.nbytes for value in update.values())
+    families = {name: (codec, field, fields) for name, codec, field, fields in FAMILIES}
+
+    def encode(**section: Any) -> Any:
+        return parse(section).build().encode(update, Context(base, torch.Generator().manual_seed(1), calibration))
+
+    methods: dict[str, dict[str, Any]] = {"uncompressed": {}}
+    for share, names in ((1.0, AT_THEIR_OWN_SIZE), *BUDGETS.items()):
+        for name in names:
+            codec, field, fields = families[name]
+            chosen, _ = fitted(field, int(share * dense), partial(encode, codec=codec, **fields))
+            methods[f"{name} ({share:.3g})"] = {"upload": {"codec": codec, **fields, **chosen}}
+    start_ray("local", spec.engine.workers)
+    finals: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in methods}
+    for seed in range(1, options.seeds + 1):
+        for name, section in methods.items():
+            folder = options.out / f"{spec.name}-{re.sub('[^A-Za-z0-9.]+', '-', name).strip('-')}-s{seed}"
+            if not (folder / "model.safetensors").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                run(parse_spec({**spec.to_dict(), **section, "seed": seed}), options.out, folder.name)
+            finals[name][seed] = json.loads((folder / "result.json").read_text())["final"]
+            print(f"{folder.name}: {finals[name][seed]['accuracy_mean']:.4f}", file=sys.stderr, flush=True)
+    plain = finals["uncompressed"]
+    rows = []
+    for name, by_seed in finals.items():
+        accuracy = [100 * final["accuracy_mean"] for final in by_seed.values()]
+        gaps = [100 * (final["accuracy_mean"] - plain[seed]["accuracy_mean"]) for seed, final in by_seed.items()]
+        up = statistics.mean(final["bytes_up"] for final in by_seed.values())
+        ratio = statistics.mean(final["bytes_up"] / final["bytes_up_dense"] for final in by_seed.values())
+        error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else math.nan
+        settings = ", ".join(
+            f"{k} = {v:.3g}" for k, v in methods[name].get("upload", {}).items() if isinstance(v, (int, float))
+        )
+        figures = f"{statistics.mean(accuracy):.1f}", f"{statistics.mean(gaps):+.1f} ± {error:.1f}"
+        rows.append([name.split(" (")[0], settings, f"{up / 1e6:.2f}", f"{ratio:.3f}", *figures])
+    table(["codec", "", "MB up", "bytes / dense", "accuracy, %", "less the uncompressed run's"], rows)
 
 
 def transformer(options: argparse.Namespace) -> None:
@@ -309,10 +375,12 @@ def language(options: argparse.Namespace) -> None:
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = {part.__name__: part for part in (packing, factoring, encoding, updates, transformer, language)}
+    parts = {part.__name__: part for part in (packing, factoring, encoding, updates, transformer, federated, language)}
     parser.add_argument("parts", nargs="+", choices=parts)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--spec", type=Path, default=Path("experiments/upload_fmnist_cnn.toml"))
+    parser.add_argument("--out", type=Path, default=Path("runs/uploads"))
     parser.add_argument("--model", type=Path)
     parser.add_argument("--gguf")
     parser.add_argument("--text", type=Path)
