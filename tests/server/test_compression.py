@@ -246,3 +246,14 @@ def test_a_run_with_a_calibrated_chain_finishes(runs: Path, local_ray):
     record = result(run(spec, runs))
     assert record["status"] == "finished"
     assert all(line["failed"] == [] and line["bytes_up"] < 0.4 * line["bytes_up_dense"] for line in record["rounds"])
+
+
+def test_a_smaller_upload_takes_less_simulated_time(runs, local_ray):
+    """The link carries the blob: what is saved of the bytes is saved of the time."""
+    slow = ('hardware.devices={"raspberry-pi-5"=1}', "hardware.uplink_bits_per_s=1e5", "hardware.round_trip_s=0")
+    upload_s = {}
+    for name, codec in (("plain", ()), ("packed", ("upload.codec=int4",))):
+        line = result(run(small("fedavg", "federation.rounds=1", *slow, *codec), runs, name))["rounds"][0]
+        upload_s[name] = line["straggler"]["upload_s"]
+        assert upload_s[name] == pytest.approx(8 * line["bytes_up"] / 4 / 1e5)
+    assert upload_s["packed"] < 0.4 * upload_s["plain"]
