@@ -18,9 +18,11 @@ from rich.text import Text
 
 from ..core.errors import FedcosimError, RunError, SpecError
 from .cli_hwsim import app as hwsim
+from .cli_service import add_to, resume_there
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
 app.add_typer(hwsim, name="hwsim")
+add_to(app)
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field of the spec; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
@@ -51,9 +53,16 @@ def run(
 
 @app.command()
 def resume(
-    run: Annotated[Path, typer.Argument(help="A run's directory or id.")], overrides: Set = None, as_json: Json = False
+    run: Annotated[Path, typer.Argument(help="A run's directory or id.")],
+    overrides: Set = None,
+    server: Annotated[str | None, typer.Option("--server", help="Address of the service that has it.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Go on with an interrupted or failed run, or with a finished one for more rounds."""
+    if server is not None:
+        queued = resume_there(str(run), overrides or [], server)
+        print_json(queued) if as_json else stdout.print(f"{run}: {queued['status']}", highlight=False)
+        return
     from . import run as runner
     from .display import display
     from .record import find_run
@@ -100,11 +109,11 @@ def audit(run: Annotated[Path, typer.Argument(help="A run's directory or id.")],
     from .record import find_run
 
     folder = find_run(run)
-    figures = write_audit(folder)
+    judged = write_audit(folder)
     if as_json:
-        print_json(figures)
+        print_json(judged)
     else:
-        stdout.print(_figures(f"Audit of {folder.name}", figures))
+        stdout.print(figures(f"Audit of {folder.name}", judged))
 
 
 @app.command()
@@ -137,8 +146,8 @@ def compress(
         sizes_and_error = f"{tensor.dense_bytes}", f"{tensor.encoded_bytes}", f"{tensor.error:.4f}"
         table.add_row(tensor.name, tensor.how, *sizes_and_error, tensor.note)
     stdout.print(table)
-    figures = f"{report.dense_bytes} -> {report.encoded_bytes} bytes ({report.ratio:.3f}), error {report.error:.4f}"
-    stdout.print(f"{figures}, {report.encode_s:.1f} s", highlight=False)
+    summary = f"{report.dense_bytes} -> {report.encoded_bytes} bytes ({report.ratio:.3f}), error {report.error:.4f}"
+    stdout.print(f"{summary}, {report.encode_s:.1f} s", highlight=False)
 
 
 def _codec(text: str) -> dict[str, Any]:
@@ -188,16 +197,16 @@ def _show(folder: Path, as_json: bool) -> None:
         print_json(result)
         return
     title = f"{result['id']}: {result['status']}" + (f" ({result['reason']})" if result["reason"] else "")
-    stdout.print(_figures(title, result["final"]))
+    stdout.print(figures(title, result["final"]))
     stdout.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
 
 
-def _figures(title: str, figures: Mapping[str, Any]) -> Table:
+def figures(title: str, values: Mapping[str, Any]) -> Table:
     """Lay out those figures that are single numbers."""
     table = Table(title=title)
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for name, value in figures.items():
+    for name, value in values.items():
         if isinstance(value, (int, float)):
             table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
     return table

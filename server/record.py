@@ -67,7 +67,9 @@ class Record:
         self.folder, self.spec = folder, spec
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(folder)
-        self._events = (folder / "events.jsonl").open("a", encoding="utf-8")
+        self._events = (folder / "events.jsonl").open("a+b", buffering=0)
+        if self._events.tell() and (self._events.seek(-1, os.SEEK_END), self._events.read(1))[1] != b"\n":
+            self._events.write(b"\n")  # what a killed process left half written becomes a line of its own
         self._saved = -math.inf
         self.result: dict[str, Any] = {
             "schema": SCHEMA,
@@ -109,8 +111,7 @@ class Record:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one line to events.jsonl."""
-        self._events.write(json.dumps({"time": now(), "event": kind, **fields}) + "\n")
-        self._events.flush()
+        self._events.write(json.dumps({"time": now(), "event": kind, **fields}).encode() + b"\n")
 
     def save(self, at_most_every_s: float = 0.0) -> None:
         """Write result.json atomically, unless it was written less than `at_most_every_s` seconds ago."""

@@ -19,6 +19,7 @@ from .grid import RayGrid, start_ray
 from .record import Checkpoints, Record, stored_spec
 from .server_app import Listener, execute, lifecycle, roster
 from .spec import EngineOptions, Experiment, override, parse
+from .store.mirror import mirrored
 from .tracking import trackers
 
 RESUMABLE = ("federation.rounds", "federation.timeout_s", "federation.min_reply_fraction", "engine.", "stop.", "tracking.")
@@ -103,7 +104,8 @@ def resume(folder: Path, spec: Experiment, listeners: Sequence[Listener] = ()) -
 def _conduct(bench: Workbench, record: Record, listeners: Sequence[Listener]) -> None:
     spec = bench.spec
     everyone = list(listeners)
-    with lifecycle(record, everyone), _log_file(record.folder), _sigterm_interrupts():
+    reported = mirrored(record.folder, lambda: dict(record.result["final"]))
+    with _sigterm_interrupts(), reported, lifecycle(record, everyone), _log_file(record.folder):
         everyone += trackers(spec, record)
         grid = RayGrid(
             client_app,

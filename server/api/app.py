@@ -1,0 +1,131 @@
+"""The app: what all routes share, and how they are put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ...core.errors import FedcosimError
+from ..jobs import Jobs
+from ..store import Store
+from . import auth, catalogue, experiments, problems, streams
+
+LARGEST_BODY_BYTES = 2**20
+SUMMARY = "Launch, watch and compare federated learning experiments, and ask what they would cost on other hardware."
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes work with.
+
+    Attributes
+    ----------
+    tokens : mapping, optional
+        Who may do what; None: everybody everything, on this computer only.
+    """
+
+    store: Store
+    jobs: Jobs
+    tokens: Mapping[str, auth.Token] | None = None
+
+
+def create_app(service: Service) -> FastAPI:
+    """Make the app.
+
+    Parameters
+    ----------
+    service : Service
+        Started with the app, and stopped with it; its jobs go on.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.jobs.start()
+        yield
+        await run_in_threadpool(service.jobs.close)
+        service.store.close()
+
+    app = FastAPI(title="fedcosim", summary=SUMMARY, version=version("fedcosim"), lifespan=lifespan, docs_url="/docs")
+    app.state.service, app.state.tokens = service, service.tokens
+    problems.install(app)
+    for routes in (experiments.router, streams.router, catalogue.router):
+        app.include_router(routes, prefix="/v1", responses=problems.RESPONSES)
+    _operations(app, service)
+    app.add_middleware(BodyLimit, most=LARGEST_BODY_BYTES)
+    return app
+
+
+def _operations(app: FastAPI, service: Service) -> None:
+    """Add what operators and orchestrators ask for; open to everybody, tells nothing of any experiment."""
+    registry = CollectorRegistry()
+    requests = Counter("fedcosim_http_requests", "Requests", ("method", "route", "status"), registry=registry)
+    states = Gauge("fedcosim_experiments", "Experiments by status", ("status",), registry=registry)
+
+    @app.middleware("http")
+    async def count(request: Request, call_next: Any) -> Response:
+        response = await call_next(request)
+        route = getattr(request.scope.get("route"), "path", "none")
+        requests.labels(request.method, route, response.status_code).inc()
+        return response
+
+    @app.get("/healthz", tags=["operations"])
+    def healthz() -> dict[str, str]:
+        """Say that this process lives."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["operations"], responses={503: problems.RESPONSES[503]})
+    def readyz() -> dict[str, str]:
+        """Say that the database and Ray answer."""
+        service.store.check()
+        try:
+            service.jobs.check()
+        except (RuntimeError, OSError) as error:
+            raise problems.ProblemError(503, f"Ray does not answer: {error}") from None
+        return {"status": "ready"}
+
+    @app.get("/metrics", tags=["operations"])
+    def metrics() -> Response:
+        """Return figures for Prometheus."""
+        try:
+            for status, number in service.store.counts().items():
+                states.labels(status).set(number)
+        except FedcosimError:
+            states.clear()
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class BodyLimit:
+    """Middleware: refuses bodies that are too large, declared or not, before anybody parses them."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        detail = f"the body is larger than {self.most} bytes"
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self.most:
+            await problems.response(413, detail)(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.most:
+                raise problems.ProblemError(413, detail)
+            return message
+
+        await self.app(scope, counted, send)
