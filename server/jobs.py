@@ -99,7 +99,7 @@ class Jobs:
                 log.warning("jobs: %s", error)
 
     def _submit(self, experiment: Experiment) -> None:
-        """Start an experiment's driver. Where Ray cannot be reached, it stays as it is, and is started later."""
+        """Start an experiment's driver. One that Ray does not take (it may be starting) is offered again, for a while."""
         spec = self.folder / "specs" / f"{experiment.id}.toml"
         begun = (self.runs / experiment.id / "result.json").exists()
         if not begun:
@@ -113,8 +113,9 @@ class Jobs:
             self._ray().submit_job(
                 entrypoint=command, submission_id=submission(experiment), runtime_env={"env_vars": variables}
             )
-        except RuntimeError as error:
-            self.store.move(experiment.id, ("starting",), "failed", reason=f"Ray did not take the job: {error}")
+        except (RuntimeError, *UNREACHABLE) as error:
+            if time.time() > (experiment.lease or 0.0):
+                self.store.move(experiment.id, ("starting",), "failed", reason=f"Ray did not take the job: {error}")
 
     def _reap(self) -> None:
         """Tell the truth about active experiments whose drivers are gone, or do not report."""
@@ -126,7 +127,7 @@ class Jobs:
                 if late_s > 0:
                     self._bury(experiment, f"Ray does not answer ({error}), nor does its driver report")
                 continue
-            if status is None and experiment.status == "starting":  # the service died between claiming and submitting
+            if status is None and experiment.status == "starting":  # not taken yet, or the service died before it offered it
                 self._submit(experiment)
             elif status in ALIVE:
                 if late_s > GRACE_S:
@@ -193,10 +194,11 @@ class Head:
         self.pid, self.address = int(known["pid"]), str(known["address"])
 
     def _start(self, cpus: int | None) -> dict[str, Any]:
-        port, dashboard = _free_ports(2)
+        port, dashboard, agent = _free_ports(3)  # others may have a Ray on the usual ones
         log_file = self._note.with_suffix(".log").open("ab")
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port", str(port)]
-        command += ["--dashboard-host=127.0.0.1", "--dashboard-port", str(dashboard), "--disable-usage-stats"]
+        command += ["--dashboard-host=127.0.0.1", "--dashboard-port", str(dashboard)]
+        command += ["--dashboard-agent-listen-port", str(agent), "--disable-usage-stats"]
         command += [f"--num-cpus={cpus}"] if cpus else []
         process = subprocess.Popen(command, stdout=log_file, stderr=log_file, stdin=subprocess.DEVNULL, start_new_session=True)
         known: dict[str, Any] = {"pid": process.pid, "address": f"http://127.0.0.1:{dashboard}"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def _operations(app: FastAPI, service: Service) -> None:
 
 
 class BodyLimit:
-    """Middleware: refuses bodies that are too large, declared or not, before anybody parses them."""
+    """Middleware: reads a request's body, and refuses it as soon as it is too large, before anybody parses it."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self.app, self.most = app, most
@@ -113,19 +114,19 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        detail = f"the body is larger than {self.most} bytes"
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self.most:
-            await problems.response(413, detail)(scope, receive, send)
+        size = int(declared) if declared.isdigit() else 0
+        messages: deque[Message] = deque()
+        while size <= self.most:
+            messages.append(await receive())
+            size = sum(len(message.get("body", b"")) for message in messages)
+            if not messages[-1].get("more_body"):
+                break
+        if size > self.most:
+            await problems.response(413, f"the body is larger than {self.most} bytes")(scope, receive, send)
             return
-        seen = 0
 
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self.most:
-                raise problems.ProblemError(413, detail)
-            return message
+        async def again() -> Message:
+            return messages.popleft() if messages else await receive()
 
-        await self.app(scope, counted, send)
+        await self.app(scope, again, send)
