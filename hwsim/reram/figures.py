@@ -39,10 +39,10 @@ def energy_by_component(reports: Mapping[str, ReramReport]) -> Figure:
     """Draw the low ends of each report's components on top of each other, a bar a report; whiskers reach to the high ends."""
     figure = _figure(1.5 + 1.5 * len(reports), 4)
     axes = figure.subplots()
-    names = [part.name for report in reports.values() for part in report.energy]
+    names = [name for report in reports.values() for name in report.energy_j]
     bottoms = [0.0] * len(reports)
     for name in dict.fromkeys(names):
-        heights = [sum(part.low_j for part in report.energy if part.name == name) for report in reports.values()]
+        heights = [report.energy_j.get(name, 0.0) for report in reports.values()]
         axes.bar(list(reports), heights, bottom=bottoms, label=name)
         bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
     spread = [report.energy_high_j - report.energy_low_j for report in reports.values()]

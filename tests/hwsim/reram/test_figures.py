@@ -29,7 +29,7 @@ def test_components_add_up_to_the_total(report):
     (axes,) = figures.energy_by_component({"a": report, "b": report}).axes
     tops = [bar.get_y() + bar.get_height() for bar in axes.patches]
     assert max(tops) == pytest.approx(report.energy_low_j)
-    assert len(axes.patches) == 2 * len(report.energy)
+    assert len(axes.patches) == 2 * len(report.energy_j)
 
 
 def test_accuracy_is_drawn_in_the_order_of_operations():
