@@ -18,19 +18,15 @@ if TYPE_CHECKING:
 
 
 class Trained(Protocol):
-    """Gives models with weights, and samples of data, by the names that requests use.
-
-    Attributes
-    ----------
-    models, data : sequence of str
-        The names it knows.
-    """
+    """Gives models with weights, and samples of data, by the names that requests use."""
 
     @property
-    def models(self) -> Sequence[str]: ...
+    def models(self) -> Sequence[str]:
+        """Names of models."""
 
     @property
-    def data(self) -> Sequence[str]: ...
+    def data(self) -> Sequence[str]:
+        """Names of data sets."""
 
     def __call__(self, request: ReramRequest, job: Job) -> tuple[nn.Module, Samples]:
         """Prepare what a request names.

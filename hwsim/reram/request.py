@@ -14,7 +14,6 @@ from .energy import EnergyOptions
 from .nonideal import NonidealOptions
 from .phases import WorkloadOptions
 
-
 Size = Annotated[int, Field(ge=1, le=2**24)]
 
 

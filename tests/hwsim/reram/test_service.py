@@ -25,7 +25,7 @@ PATIENCE_S = 120
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """A folder with a LeNet for digits, one whose weights are not numbers, another network, and a broken file; a LeNet above it."""
+    """A folder with a LeNet, one whose weights are no numbers, another network, a broken file; and a LeNet above it."""
     folder = tmp_path_factory.mktemp("host") / "checkpoints"
     folder.mkdir()
     lenet = initialise(MODELS.parse({"name": "lenet"}), (1, 8, 8), 10, seed=3).state_dict()
@@ -202,7 +202,7 @@ def test_converters_that_are_odd_but_work_are_warned_of(remote, parameters, warn
     full = LayerShape(inputs=128, outputs=1, activation_density=[1.0] * 8, weight_density=[1.0] * 8)
     report = remote.estimate("reram", ReramRequest(mode="stats", layers=[full], adc={"trq": [parameters]}))
     assert any(told.startswith(warning) for told in report.warnings)
-    assert report.clip_fraction == pytest.approx("ends at" in warning)
+    assert report.clip_fraction == pytest.approx(float("ends at" in warning))
 
 
 def test_a_message_without_fields_has_the_classes_defaults():
