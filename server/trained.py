@@ -21,10 +21,14 @@ from ..core.errors import SpecError
 from ..core.options import choose
 from ..core.seeds import derive
 from ..hwsim.reram.functional import Samples
-from ..hwsim.reram.request import PreparationOptions, ReramRequest
+from ..hwsim.reram.layers import layers
+from ..hwsim.reram.request import LayerShape, PreparationOptions, ReramRequest
+from ..hwsim.roofline.simulator import ModelRequest
 from ..hwsim.simulator import HwsimError, Job
+from .architectures import example
 
-DATA = ("digits", "fashion-mnist", "mnist", "cifar10")  # sources that need nothing but their name
+SHAPES = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+"""Images of the sources that need nothing but their name."""
 CALIBRATION, TUNING, TEST = 128, 1500, 2000  # most samples
 HELD_OUT = 0.2  # of all samples: for calibration and tuning, and as many for testing
 SPLIT_SEED = 0
@@ -54,7 +58,7 @@ class Trained:
     @property
     def data(self) -> Sequence[str]:
         """Data sets that may be here."""
-        return DATA
+        return list(SHAPES)
 
     def __call__(self, request: ReramRequest, job: Job) -> tuple[nn.Module, Samples]:
         """Return a model, and samples of which none has two uses."""
@@ -94,6 +98,21 @@ class Trained:
             known = choose(name, there) if there else "there are none here"
             raise HwsimError(f"preparation.checkpoint = {name!r}: {known}", "NOT_FOUND", "preparation.checkpoint")
         return self.checkpoints / name
+
+
+def layers_of(name: str, data: str) -> list[LayerShape]:
+    """Return the layers of an architecture for a data set's images; no weights are made, no data read.
+
+    Raises
+    ------
+    HwsimError
+        NOT_FOUND for unknown names.
+    """
+    if data not in SHAPES:
+        raise HwsimError(f"data = {data!r}: {choose(data, SHAPES)}", "NOT_FOUND", "data")
+    channels, height, width = SHAPES[data]
+    built = example(ModelRequest(name=name, channels=channels, height=height, width=width))
+    return layers(built.model.eval(), built.inputs, 1)
 
 
 def _data(name: str) -> FederatedData:

@@ -405,6 +405,11 @@ class _Conversion:
         return layer
 
 
+def is_mapped(module: nn.Module) -> bool:
+    """Say whether crossbars can hold a module's matrices."""
+    return _builder(module) is not None
+
+
 def quantise_weights(weight_GOK: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Round weights to signed whole numbers, symmetric, a scale for each output; return them and the scales (G, O)."""
     most = 2 ** (bits - 1) - 1
@@ -486,32 +491,31 @@ def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), name, module)
 
 
-def count_macs(model: nn.Module, sample: Tensor) -> int:
-    """Return all multiply-accumulates of one sample, whoever asks for them."""
+def count_macs(model: nn.Module, *inputs: Tensor) -> int:
+    """Return all multiply-accumulates of a forward pass, whoever asks for them."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     # the counter knows no fused attention for CPUs; the plain one is made of products that it does know
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        _batches(model, sample, QUIET)
+    with sdpa_kernel(SDPBackend.MATH), _plain_attention(), FlopCounterMode(display=False) as counter:
+        model(*inputs)
     return counter.get_total_flops() // 2
 
 
 @contextmanager
-def _plain_forward() -> Iterator[None]:
+def _plain_attention() -> Iterator[None]:
     """Let attention run module by module: torch's shortcuts read weights past the modules that hold them."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _batches(model: nn.Module, x: Tensor, job: Job) -> Tensor:
     outputs = []
-    with _plain_forward():
+    with _plain_attention(), torch.inference_mode():
         for batch in x.split(BATCH):
             job.step()
             y = model(batch)

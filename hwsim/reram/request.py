@@ -14,7 +14,7 @@ from .energy import EnergyOptions
 from .nonideal import NonidealOptions
 from .phases import WorkloadOptions
 
-Size = Annotated[int, Field(ge=1, le=2**24)]
+Size = Annotated[int, Field(ge=1, le=2**40)]
 
 
 class LayerShape(Options):
@@ -40,6 +40,11 @@ class LayerShape(Options):
     """How often each bit of an activation is set, lowest first; empty: a default."""
     weight_density: list[float] = Field(default_factory=list)
     """How often each bit of a stored weight is set, lowest first; empty: a default."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample."""
+        return self.inputs * self.outputs * self.groups * self.positions * self.count
 
 
 class PreparationOptions(Options):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LayerShape", "ReramReport", "ReramRequest", "Samples", "estimate", "estimate_stats"]
 
-MOST_MACS = 2**63
+MOST_MACS = 2**53  # what counts in a report can hold exactly
 _OF_SHAPES = ("kind", "inputs", "outputs", "groups", "positions", "count", "input_gradient")
 
 
@@ -79,7 +79,7 @@ def estimate_stats(request: ReramRequest, job: Job = QUIET) -> ReramReport:
         Shape(name=layer.name or f"layer {i}", **{field: getattr(layer, field) for field in _OF_SHAPES})
         for i, layer in enumerate(mapped)
     ]
-    if sum(_macs(layer) for layer in request.layers) >= MOST_MACS:
+    if sum(layer.macs for layer in request.layers) >= MOST_MACS:
         raise HwsimError(f"layers: a sample needs {MOST_MACS:.3g} multiply-accumulates or more", "RESOURCE_EXHAUSTED", "layers")
     warnings = ["mode = 'stats': an estimate from independent bits, no converter was simulated and no accuracy is known"]
     settled = fixed(request.adc, crossbar, len(mapped))
@@ -95,16 +95,12 @@ def estimate_stats(request: ReramRequest, job: Job = QUIET) -> ReramReport:
         levels.append(stats.histogram(layer.inputs, *densities, crossbar).levels)
     if any(not (layer.activation_density and layer.weight_density) for layer in mapped):
         warnings.append("layers: densities of bits are the defaults where none are given")
-    unmapped = sum(_macs(layer) for layer in request.layers if layer.kind == "digital")
+    unmapped = sum(layer.macs for layer in request.layers if layer.kind == "digital")
     stored = sum(shape.crossbars(crossbar) for shape in shapes)
     names = [f"{layer.name or layer.kind}: digital" for layer in request.layers if layer.kind == "digital"]
     findings = Findings(shapes, choices, uniform, stored, unmapped, names, warnings, levels, [None] * len(shapes))
     job.step(1.0)
     return assemble(request, findings)
-
-
-def _macs(layer: LayerShape) -> int:
-    return layer.inputs * layer.outputs * layer.groups * layer.positions * layer.count
 
 
 def _densities(layer: LayerShape, at: int, crossbar: CrossbarOptions) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -139,7 +139,7 @@ ROWS = [
     ({"layers": [LAYER | {"kind": "digital"}]}, "INVALID_ARGUMENT", "layers"),
     ({"layers": [LAYER | {"activation_density": [0.5]}]}, "INVALID_ARGUMENT", "layers.0.activation_density"),
     ({"layers": [LAYER | {"weight_density": [1.5] * 8}]}, "INVALID_ARGUMENT", "layers.0.weight_density"),
-    ({"layers": [LAYER | {"positions": 2**24, "groups": 2**24, "count": 2**20}]}, "RESOURCE_EXHAUSTED", "layers"),
+    ({"layers": [LAYER | {"positions": 2**40, "groups": 2**40}]}, "RESOURCE_EXHAUSTED", "layers"),
     ({"mode": "functional", "model": "lenet5", "data": "digits"}, "NOT_FOUND", "model"),
     ({"mode": "functional", "model": "lenet", "data": "imagenet"}, "NOT_FOUND", "data"),
     ({"mode": "functional", "model": "vit", "data": "digits"}, "INVALID_ARGUMENT", "model"),
