@@ -60,5 +60,5 @@ def test_watching_leaves_nothing_behind():
     with watch(model) as watching:
         model(torch.rand(4, 3))
     model(torch.rand(4, 3))
-    assert [layer.positions for layer in watching.shapes(4)] == [1]
+    assert [layer.shape(4).positions for layer in watching.layers] == [1]
     assert not model._forward_hooks
