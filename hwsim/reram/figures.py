@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 def page(report: ReramReport) -> Figure:
     """Draw all that one report has on a page: bit lines on the left; power and, if it is known, accuracy on the right."""
     figure = _figure(13, max(6, 1.6 * len(report.layers)))
-    left, right = figure.subfigures(1, 2)
-    draw_bit_lines(left, report)
+    grid = figure.add_gridspec(1, 2)
+    right = figure.add_subfigure(grid[1])
+    draw_bit_lines(figure.add_subfigure(grid[0]), report)
     if report.accuracy_crossbar is None:
         draw_power(right.subplots(), {"lossless": lossless(report), "these": report})
         return figure
@@ -73,7 +74,7 @@ def draw_power(axes: Axes, reports: Mapping[str, ReramReport]) -> None:
 
     Power is energy over latency, which is the same for all converters.
     """
-    names = [name for report in reports.values() for name in report.energy_j]
+    names = [name for report in reports.values() for name, value in report.energy_j.items() if value]
     bottoms = [0.0] * len(reports)
     for name in dict.fromkeys(names):
         heights = [report.energy_j.get(name, 0.0) / report.latency_s for report in reports.values()]
@@ -82,6 +83,7 @@ def draw_power(axes: Axes, reports: Mapping[str, ReramReport]) -> None:
     spread = [(report.energy_high_j - report.energy_low_j) / report.latency_s for report in reports.values()]
     if any(spread):
         axes.errorbar(list(reports), bottoms, yerr=[[0.0] * len(spread), spread], fmt="none", capsize=4, color="black")
+    axes.set_ylim(top=1.05 * max(bottom + more for bottom, more in zip(bottoms, spread, strict=True)))
     axes.set_ylabel("mean power, W")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
