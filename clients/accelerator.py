@@ -3,7 +3,7 @@
 On crossbars are products with weights: forward, and backward for gradients of inputs, on crossbars that hold the transposed
 weights. The processor does the rest: gradients of weights, products of two activations, everything element by element, and
 the optimizer. Its memory traffic of activations stays, for crossbars read and write there; only weights are not read for
-products that crossbars do. Neither waits for the other to overlap: times add up. After a step the new weights are written into
+products that crossbars do. Neither works while the other does: times add up. After a step the new weights are written into
 the cells, or, if the crossbars may lag behind, once a round.
 
 A recorded step tells the operators of all its products together, so what crossbars do is taken from each in proportion.
