@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .report import LayerReport, ReramReport
@@ -23,7 +23,7 @@ def page(report: ReramReport) -> Figure:
         return figure
     power, accuracy = right.subplots(2, 1)
     draw_power(power, {"lossless": lossless(report), "these": report})
-    draw_accuracy(accuracy, points(report))
+    draw_accuracy(accuracy, report)
     return figure
 
 
@@ -35,17 +35,6 @@ def lossless(report: ReramReport) -> ReramReport:
     return report.model_copy(
         update=parts | {"energy_low_j": report.energy_low_j + saved_j, "energy_high_j": report.energy_high_j + saved_j}
     )
-
-
-def points(report: ReramReport) -> dict[str, list[tuple[float, float]]]:
-    """Return the accuracies that a report knows, each with the operations a conversion that it takes."""
-    full = report.ad_operations_full / (report.ad_operations / report.mean_ops)
-    known = {
-        "lossless": (full, report.accuracy_int),
-        "calibrated uniform": (report.mean_ops_uniform, report.accuracy_uniform),
-        "these": (report.mean_ops, report.accuracy_crossbar),
-    }
-    return {name: [(operations, accuracy)] for name, (operations, accuracy) in known.items() if accuracy is not None}
 
 
 def draw_bit_lines(figure: FigureBase, report: ReramReport) -> None:
@@ -88,13 +77,24 @@ def draw_power(axes: Axes, reports: Mapping[str, ReramReport]) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def draw_accuracy(axes: Axes, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
-    """Draw accuracy (0 to 1) over mean A/D operations of a conversion, a curve a kind of converter."""
-    for name, points in curves.items():
-        operations, accuracies = zip(*sorted(points), strict=True)
-        axes.plot(operations, [100 * accuracy for accuracy in accuracies], marker="o", label=name)
+def draw_accuracy(axes: Axes, report: ReramReport) -> None:
+    """Draw accuracy against A/D operations: lines of what calibration tried on tuning data, crosses of test data.
+
+    Accuracy is in points above that of integers; on tuning data, less a standard error.
+    """
+    tested = {
+        "these": (report.trials, report.mean_ops, report.accuracy_crossbar),
+        "calibrated uniform": (report.trials_uniform, report.mean_ops_uniform, report.accuracy_uniform),
+    }
+    for name, (trials, mean_ops, accuracy) in tested.items():
+        tried = sorted((trial.mean_ops, -100 * trial.lost) for trial in trials)
+        (line,) = axes.plot([x for x, _ in tried], [y for _, y in tried], marker=".", label=f"{name}, tuning")
+        if accuracy is not None and report.accuracy_int is not None:
+            gained = 100 * (accuracy - report.accuracy_int)
+            axes.plot([mean_ops], [gained], "X", color=line.get_color(), markersize=9, label=f"{name}, test")
     axes.set_xlabel("A/D operations a conversion")
-    axes.set_ylabel("accuracy, %")
+    axes.set_ylabel("accuracy, points above integers'")
+    axes.set_ylim(bottom=max(axes.get_ylim()[0], -20))
     axes.legend()
 
 

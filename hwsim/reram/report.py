@@ -12,7 +12,7 @@ import numpy as np
 from ..simulator import Report
 from . import energy, phases
 from .adc import Trq, TrqParameters
-from .calibrate import Choice
+from .calibrate import Choice, Trial
 from .phases import Shape
 from .request import ReramRequest
 
@@ -98,6 +98,10 @@ class ReramReport(Report):
     """With these converters."""
     accuracy_uniform: float | None = None
     """With calibrated uniform ones."""
+    trials: list[Trial]
+    """What calibration tried on tuning data, in that order."""
+    trials_uniform: list[Trial]
+    """Likewise, of uniform converters."""
     clipped: float
     clip_fraction: float
     energy_j: dict[str, float]
@@ -158,6 +162,8 @@ class Findings:
     accuracy_int: float | None = None
     accuracy_crossbar: float | None = None
     accuracy_uniform: float | None = None
+    trials: Sequence[Trial] = ()
+    trials_uniform: Sequence[Trial] = ()
     samples: tuple[int, int, int] = (0, 0, 0)
 
 
@@ -200,6 +206,8 @@ def assemble(request: ReramRequest, findings: Findings) -> ReramReport:
         accuracy_int=findings.accuracy_int,
         accuracy_crossbar=findings.accuracy_crossbar,
         accuracy_uniform=findings.accuracy_uniform,
+        trials=list(findings.trials),
+        trials_uniform=list(findings.trials_uniform),
         clipped=clipped,
         clip_fraction=clipped / sum(lines),
         energy_j=parts[0],

@@ -293,7 +293,7 @@ class WorkloadOptions(_message.Message):
     def __init__(self, phase: _Optional[_Union[WorkloadOptions.Phase, str]] = ..., samples: _Optional[int] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., reprogram: _Optional[_Union[WorkloadOptions.Reprogram, str]] = ..., rounds: _Optional[int] = ...) -> None: ...
 
 class ReramReport(_message.Message):
-    __slots__ = ("mode", "model", "data", "conversions", "ad_operations", "ad_operations_full", "mean_ops", "mean_ops_uniform", "reduction", "reduction_vs_calibrated_uniform", "price", "accuracy_float", "accuracy_int", "accuracy_crossbar", "accuracy_uniform", "clipped", "clip_fraction", "energy_j", "energy_upper_j", "energy_low_j", "energy_high_j", "energy_reduction", "tile_power_w", "latency_s", "write_s", "crossbars", "area_mm2", "areas_mm2", "macs", "mapped_mac_fraction", "unmapped", "layers", "trq", "warnings", "provenance")
+    __slots__ = ("mode", "model", "data", "conversions", "ad_operations", "ad_operations_full", "mean_ops", "mean_ops_uniform", "reduction", "reduction_vs_calibrated_uniform", "price", "accuracy_float", "accuracy_int", "accuracy_crossbar", "accuracy_uniform", "trials", "trials_uniform", "clipped", "clip_fraction", "energy_j", "energy_upper_j", "energy_low_j", "energy_high_j", "energy_reduction", "tile_power_w", "latency_s", "write_s", "crossbars", "area_mm2", "areas_mm2", "macs", "mapped_mac_fraction", "unmapped", "layers", "trq", "warnings", "provenance")
     class EnergyJEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -330,6 +330,8 @@ class ReramReport(_message.Message):
     ACCURACY_INT_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_CROSSBAR_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_UNIFORM_FIELD_NUMBER: _ClassVar[int]
+    TRIALS_FIELD_NUMBER: _ClassVar[int]
+    TRIALS_UNIFORM_FIELD_NUMBER: _ClassVar[int]
     CLIPPED_FIELD_NUMBER: _ClassVar[int]
     CLIP_FRACTION_FIELD_NUMBER: _ClassVar[int]
     ENERGY_J_FIELD_NUMBER: _ClassVar[int]
@@ -365,6 +367,8 @@ class ReramReport(_message.Message):
     accuracy_int: float
     accuracy_crossbar: float
     accuracy_uniform: float
+    trials: _containers.RepeatedCompositeFieldContainer[Trial]
+    trials_uniform: _containers.RepeatedCompositeFieldContainer[Trial]
     clipped: float
     clip_fraction: float
     energy_j: _containers.ScalarMap[str, float]
@@ -385,7 +389,15 @@ class ReramReport(_message.Message):
     trq: _containers.RepeatedCompositeFieldContainer[TrqParameters]
     warnings: _containers.RepeatedScalarFieldContainer[str]
     provenance: ReramProvenance
-    def __init__(self, mode: _Optional[str] = ..., model: _Optional[str] = ..., data: _Optional[str] = ..., conversions: _Optional[float] = ..., ad_operations: _Optional[float] = ..., ad_operations_full: _Optional[float] = ..., mean_ops: _Optional[float] = ..., mean_ops_uniform: _Optional[float] = ..., reduction: _Optional[float] = ..., reduction_vs_calibrated_uniform: _Optional[float] = ..., price: _Optional[float] = ..., accuracy_float: _Optional[float] = ..., accuracy_int: _Optional[float] = ..., accuracy_crossbar: _Optional[float] = ..., accuracy_uniform: _Optional[float] = ..., clipped: _Optional[float] = ..., clip_fraction: _Optional[float] = ..., energy_j: _Optional[_Mapping[str, float]] = ..., energy_upper_j: _Optional[_Mapping[str, float]] = ..., energy_low_j: _Optional[float] = ..., energy_high_j: _Optional[float] = ..., energy_reduction: _Optional[float] = ..., tile_power_w: _Optional[float] = ..., latency_s: _Optional[float] = ..., write_s: _Optional[float] = ..., crossbars: _Optional[int] = ..., area_mm2: _Optional[float] = ..., areas_mm2: _Optional[_Mapping[str, float]] = ..., macs: _Optional[int] = ..., mapped_mac_fraction: _Optional[float] = ..., unmapped: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[_Union[LayerReport, _Mapping]]] = ..., trq: _Optional[_Iterable[_Union[TrqParameters, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., provenance: _Optional[_Union[ReramProvenance, _Mapping]] = ...) -> None: ...
+    def __init__(self, mode: _Optional[str] = ..., model: _Optional[str] = ..., data: _Optional[str] = ..., conversions: _Optional[float] = ..., ad_operations: _Optional[float] = ..., ad_operations_full: _Optional[float] = ..., mean_ops: _Optional[float] = ..., mean_ops_uniform: _Optional[float] = ..., reduction: _Optional[float] = ..., reduction_vs_calibrated_uniform: _Optional[float] = ..., price: _Optional[float] = ..., accuracy_float: _Optional[float] = ..., accuracy_int: _Optional[float] = ..., accuracy_crossbar: _Optional[float] = ..., accuracy_uniform: _Optional[float] = ..., trials: _Optional[_Iterable[_Union[Trial, _Mapping]]] = ..., trials_uniform: _Optional[_Iterable[_Union[Trial, _Mapping]]] = ..., clipped: _Optional[float] = ..., clip_fraction: _Optional[float] = ..., energy_j: _Optional[_Mapping[str, float]] = ..., energy_upper_j: _Optional[_Mapping[str, float]] = ..., energy_low_j: _Optional[float] = ..., energy_high_j: _Optional[float] = ..., energy_reduction: _Optional[float] = ..., tile_power_w: _Optional[float] = ..., latency_s: _Optional[float] = ..., write_s: _Optional[float] = ..., crossbars: _Optional[int] = ..., area_mm2: _Optional[float] = ..., areas_mm2: _Optional[_Mapping[str, float]] = ..., macs: _Optional[int] = ..., mapped_mac_fraction: _Optional[float] = ..., unmapped: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[_Union[LayerReport, _Mapping]]] = ..., trq: _Optional[_Iterable[_Union[TrqParameters, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., provenance: _Optional[_Union[ReramProvenance, _Mapping]] = ...) -> None: ...
+
+class Trial(_message.Message):
+    __slots__ = ("mean_ops", "lost")
+    MEAN_OPS_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    mean_ops: float
+    lost: float
+    def __init__(self, mean_ops: _Optional[float] = ..., lost: _Optional[float] = ...) -> None: ...
 
 class LayerReport(_message.Message):
     __slots__ = ("name", "kind", "adc", "uniform", "inputs", "outputs", "groups", "positions", "crossbars", "row_utilisation", "column_utilisation", "macs", "conversions", "ad_operations", "mean_ops", "coarse_fraction", "clipped", "clip_fraction", "skipped_fraction", "levels", "error_predicted", "error_measured", "energy_adc_j", "latency_s")

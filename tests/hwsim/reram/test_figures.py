@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from fedcosim.hwsim.reram import figures
 from fedcosim.hwsim.reram.adc import AdcOptions
+from fedcosim.hwsim.reram.calibrate import Trial
 from fedcosim.hwsim.reram.simulator import LayerShape, ReramRequest, estimate
 
 LAYERS = [LayerShape(name="fc", inputs=200, outputs=10), LayerShape(inputs=9, outputs=9)]
@@ -44,18 +45,27 @@ def test_lossless_converters_are_drawn_as_an_estimate_of_them_says(report):
     assert drawn.energy_high_j == pytest.approx(expected.energy_high_j)
 
 
-def test_accuracy_is_drawn_in_the_order_of_operations():
+@pytest.fixture
+def tried(report):
+    """The report, had it run samples."""
+    known = {"accuracy_int": 0.9, "accuracy_uniform": 0.8, "accuracy_crossbar": 0.85}
+    trials = [Trial(mean_ops=4.0, lost=0.01), Trial(mean_ops=3.0, lost=0.1)]
+    return report.model_copy(update=known | {"trials": trials, "trials_uniform": trials[:1]})
+
+
+def test_accuracy_is_drawn_in_the_order_of_operations(tried):
+    """Points below integers': what was tried as lines, what was chosen as crosses."""
     axes = Figure().subplots()
-    figures.draw_accuracy(axes, {"trq": [(4.0, 0.9), (3.0, 0.8)]})
-    assert axes.lines[0].get_xydata().tolist() == [[3, 80], [4, 90]]
+    figures.draw_accuracy(axes, tried)
+    these, test, uniform, uniform_test = (line.get_xydata().tolist() for line in axes.lines)
+    assert these == [[3, -10], [4, -1]]
+    assert test == [[tried.mean_ops, pytest.approx(-5)]]
+    assert uniform == [[4, -1]]
+    assert uniform_test == [[tried.mean_ops_uniform, pytest.approx(-10)]]
 
 
-def test_a_page_shows_accuracy_where_it_is_known(report):
-    """Three kinds of converters, lossless ones at 8 operations."""
-    known = report.model_copy(update={"accuracy_int": 0.9, "accuracy_uniform": 0.8, "accuracy_crossbar": 0.85})
-    assert figures.points(report) == {}
-    assert figures.points(known)["lossless"] == [(pytest.approx(8), 0.9)]
-    assert len(figures.page(known).axes) == len(figures.page(report).axes) + 1
+def test_a_page_shows_accuracy_where_it_is_known(tried, report):
+    assert len(figures.page(tried).axes) == len(figures.page(report).axes) + 1
 
 
 def test_figures_import_matplotlib_only_when_drawn():

@@ -231,3 +231,13 @@ def test_every_cell_of_every_layer_is_written():
     report = estimate(ReramRequest(mode="stats", layers=layers, workload=WorkloadOptions(phase="train")))
     assert report.energy_j["write"] == pytest.approx(2 * 2 * 64 * 64 * 8 * 1.4e-12)
     assert report.energy_upper_j["write"] == pytest.approx(2 * 2 * 64 * 64 * 8 * 120e-12)
+
+
+def test_a_report_tells_what_was_tried(trained):
+    """On tuning data; what was chosen is the cheapest of those that kept the budget of 0.02."""
+    report = run(trained)
+    for trials, chosen in ((report.trials, report.mean_ops), (report.trials_uniform, report.mean_ops_uniform)):
+        kept = [trial.mean_ops for trial in trials if trial.lost <= 0.02]
+        assert len(trials) >= 4
+        assert chosen == pytest.approx(min(kept), rel=0.05)  # of other samples
+    assert run(trained, adc=AdcOptions(kind="ideal")).trials == []
