@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ CALIBRATION, TUNING, TEST = 128, 1500, 2000  # most samples
 HELD_OUT = 0.2  # of all samples: for calibration and tuning, and as many for testing
 SPLIT_SEED = 0
 KEPT = 4  # models of former requests
+LOOK_S = 0.05  # how often who waits looks whether to go on waiting
 _TRAINING = TrainOptions(optimizer="adam", lr=2e-3, batch_size=64)
 
 
@@ -74,22 +76,29 @@ class Trained:
         return self._model(request, data, job), samples
 
     def _model(self, request: ReramRequest, data: FederatedData, job: Job) -> nn.Module:
-        preparation, key = request.preparation, (request.model, request.data, request.preparation)
-        if key in self._kept:
+        if request.preparation.checkpoint:
+            model = _initialised(request, data)
+            _load(model, self._checkpoint(request.preparation.checkpoint), request)
+            return model.eval()
+        key = request.model, request.data, request.preparation
+        with self._alone(job):
+            if key not in self._kept:
+                model = _initialised(request, data)
+                _train(model, *data.train(0), request.preparation, job)
+                self._kept[key] = model.eval()
+                for old in list(self._kept)[:-KEPT]:
+                    del self._kept[old]
             return self._kept[key]
+
+    @contextmanager
+    def _alone(self, job: Job) -> Iterator[None]:
+        """Let one request train at a time: dropout draws from the process's generator, and equal requests train once."""
+        while not self._lock.acquire(timeout=LOOK_S):
+            job.step()
         try:
-            model = initialise(MODELS.parse({"name": request.model}), data.shape_CHW, data.classes, preparation.seed)
-        except SpecError as error:
-            raise HwsimError(f"model = {request.model!r}: cannot take {request.data}: {error}", field="model") from None
-        if preparation.checkpoint:
-            _load(model, self._checkpoint(preparation.checkpoint), request)
-        else:
-            _train(model, *data.train(0), preparation, job)
-        with self._lock:
-            self._kept[key] = model.eval()
-            for old in list(self._kept)[:-KEPT]:
-                del self._kept[old]
-        return model
+            yield
+        finally:
+            self._lock.release()
 
     def _checkpoint(self, name: str) -> Path:
         """Return a file of the folder; callers from elsewhere must not reach any other."""
@@ -121,6 +130,13 @@ def _data(name: str) -> FederatedData:
         return federate(options, 1, SPLIT_SEED)
     except SpecError as error:
         raise HwsimError(f"data = {name!r}: {error}", "FAILED_PRECONDITION", "data") from None
+
+
+def _initialised(request: ReramRequest, data: FederatedData) -> nn.Module:
+    try:
+        return initialise(MODELS.parse({"name": request.model}), data.shape_CHW, data.classes, request.preparation.seed)
+    except SpecError as error:
+        raise HwsimError(f"model = {request.model!r}: cannot take {request.data}: {error}", field="model") from None
 
 
 def _load(model: nn.Module, file: Path, request: ReramRequest) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import safetensors.torch
 import torch
@@ -230,6 +232,17 @@ def test_training_ends_when_nobody_waits_for_it():
     with pytest.raises(HwsimError, match="cancelled"):
         Reram(Trained()).estimate(ReramRequest(model="lenet", data="digits", preparation={"seed": 77}), job)
     assert seen == 5
+
+
+def test_a_model_is_trained_once_however_many_ask_for_it():
+    """At once, in threads, as a server does; a network with dropout, whose draws must not be mixed up."""
+    trained = Trained()
+    request = ReramRequest(model="cnn", data="digits", preparation={"trained_on": 1})
+    with ThreadPoolExecutor(3) as threads:
+        first, *others = (model for model, _ in threads.map(lambda _: trained(request, Job()), range(3)))
+    alone, _ = Trained()(request, Job())
+    assert all(other is first for other in others)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), alone.parameters(), strict=True))
 
 
 def test_preparing_a_model_leaves_the_generators_of_the_process_alone():
