@@ -16,6 +16,7 @@ from ..core.errors import SpecError
 from ..hwsim.client import CachedClient, Client, connect
 from ..hwsim.roofline.simulator import RooflineRequest
 from ..hwsim.simulator import HwsimError
+from .accelerator import CrossbarHardware, Crossbars, Spent, without_crossbars
 from .fleet import HardwareOptions, device_of
 from .work import Work, observed
 from .worker import COST
@@ -84,6 +85,7 @@ class _Pricing:
     def __init__(self, options: HardwareOptions, device: str, client: Client) -> None:
         self._options, self._device, self._client = options, device, client
         self._known: dict[object, RooflineReport] = {}
+        self._crossbars = Crossbars(options.reram or CrossbarHardware(), client) if options.accelerator else None
 
     def cost(self, done: list[Work]) -> Cost:
         """Sum up what some work costs; memory is that of the largest.
@@ -103,17 +105,19 @@ class _Pricing:
                 raise _TooLargeError(
                     f"training needs {needs} of memory, its device {self._device} has {has}: {lacks} are missing"
                 )
+        crossbars = self._crossbars.spent(done) if self._crossbars else Spent()
         return Cost(
-            compute_s=sum(report.time_s * steps for report, steps in reports),
-            energy_low_j=sum(report.energy_low_j * steps for report, steps in reports),
-            energy_high_j=sum(report.energy_high_j * steps for report, steps in reports),
+            compute_s=crossbars.compute_s + sum(report.time_s * steps for report, steps in reports),
+            energy_low_j=crossbars.energy_low_j + sum(report.energy_low_j * steps for report, steps in reports),
+            energy_high_j=crossbars.energy_high_j + sum(report.energy_high_j * steps for report, steps in reports),
             memory_bytes=max((report.memory.total_bytes for report, _ in reports), default=0),
         )
 
     def _report(self, work: Work) -> RooflineReport:
         if work.key not in self._known:
+            step = without_crossbars(work) if self._crossbars else work.step
             request = RooflineRequest(
-                device=self._device, workload=work.step, energy_model=self._options.energy_model, most_operators=SHOWN
+                device=self._device, workload=step, energy_model=self._options.energy_model, most_operators=SHOWN
             )
             self._known[work.key] = self._client.estimate("roofline", request)
         return self._known[work.key]

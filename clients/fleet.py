@@ -18,6 +18,7 @@ from ..core.options import Options, choose
 from ..core.seeds import derive
 from ..hwsim.devices import devices
 from ..hwsim.roofline.energy import EnergyModel
+from .accelerator import CrossbarHardware
 
 Rate = Annotated[float, Field(gt=0, lt=1e15)]
 
@@ -45,6 +46,10 @@ class HardwareOptions(Options):
     """A client whose device lacks the memory has failed, or is left out and not missed."""
     energy_model: EnergyModel = "7nm"
     """Constants of the energy's lower end."""
+    accelerator: Literal["reram"] | None = None
+    """What does products with weights instead of the device's processor: crossbars; see `[hardware.reram]`."""
+    reram: CrossbarHardware | None = None
+    """reram: what the crossbars are like; the usual ones when absent."""
     endpoint: str | None = None
     """`host:port` of `fedcosim hwsim serve`, which $FEDCOSIM_HWSIM_TOKEN is sent to; in the client's process when absent."""
     root_ca: str | None = None
@@ -66,6 +71,8 @@ class HardwareOptions(Options):
             if (getattr(self, field) is None) == (self.rounds == value):
                 what = "missing; it must be given for" if self.rounds == value else "has no effect without"
                 raise ValueError(f"hardware.{field}: {what} hardware.rounds = {value!r}")
+        if self.reram and not self.accelerator:
+            raise ValueError("hardware.reram: has no effect without hardware.accelerator = 'reram'")
         if self.root_ca and not self.endpoint:
             raise ValueError("hardware.root_ca: has no effect without hardware.endpoint")
         return self

@@ -15,7 +15,8 @@ from typing import Literal
 
 from torch import nn
 
-from ..hwsim.roofline.trace import Optimizer, traced_step
+from ..hwsim.reram.layers import SeenLayer, watch
+from ..hwsim.roofline.trace import TRACED_STEPS, Optimizer, traced_step
 from ..hwsim.roofline.workload import Workload
 
 
@@ -31,15 +32,26 @@ class Work:
         One of them.
     steps : int
         How many there were.
+    batch_size : int
+        Samples of each.
+    layers : tuple of SeenLayer
+        Layers with a matrix, and what went through them while `recorded_samples` were.
     """
 
     key: Hashable
     step: Workload
     steps: int
+    batch_size: int
+    layers: tuple[SeenLayer, ...]
+
+    @property
+    def recorded_samples(self) -> int:
+        """Samples of all steps that were recorded."""
+        return TRACED_STEPS * self.batch_size
 
 
 _listener: ContextVar[list[Work] | None] = ContextVar("listener", default=None)
-_recorded: dict[Hashable, Workload] = {}
+_recorded: dict[Hashable, tuple[Workload, tuple[SeenLayer, ...]]] = {}
 
 
 @contextmanager
@@ -84,5 +96,8 @@ def observe(
     shapes = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
     key = (type(model).__qualname__, shapes, batch_size, settings, optimizer, precision, per_sample)
     if key not in _recorded:
-        _recorded[key] = traced_step(model, train, batch_size, optimizer, precision, per_sample)
-    listener.append(Work(key, _recorded[key], steps))
+        with watch(model) as watching:
+            step = traced_step(model, train, batch_size, optimizer, precision, per_sample)
+        _recorded[key] = step, watching.layers
+    step, layers = _recorded[key]
+    listener.append(Work(key, step, steps, batch_size, layers))

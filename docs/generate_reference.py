@@ -42,7 +42,10 @@ def page() -> str:
         if name in CHOSEN_BY_NAME:
             parts += _registered(name, CHOSEN_BY_NAME[name])
         elif sections := _sections(field):
-            parts += [f"## `[{name}]`\n", *_section(schema["$defs"][sections[0]], schema, name in schema["required"])]
+            section = schema["$defs"][sections[0]]
+            parts += [f"## `[{name}]`
+", *_section(section, schema, name in schema["required"])]
+            parts += _subsections(name, section["properties"], schema, "###")
         if name == "upload":
             parts += _codecs()
     return "\n".join(parts)
@@ -56,15 +59,19 @@ def _registered(section: str, registry: Registry[Any]) -> Iterator[str]:
         options: type[Options] = registry.options(name)
         schema = options.model_json_schema()
         fields = {key: field for key, field in schema["properties"].items() if key != "name"}
-        nested = {key: field for key, field in fields.items() if _sections(field)}
-        plain = {key: field for key, field in fields.items() if key not in nested}
         yield f'### `name = "{name}"`\n'
         yield f"{(getdoc(options) or '').splitlines()[0]}\n"
-        yield _table(plain, schema) if plain else "No other fields.\n"
-        for key, field in nested.items():
-            yield f"#### `[{section}.{key}]`\n"
+        yield "No other fields.\n" if all(_sections(field) for field in fields.values()) else _table(fields, schema)
+        yield from _subsections(section, fields, schema, "####")
+
+
+def _subsections(section: str, fields: Mapping[str, Any], schema: Mapping[str, Any], heading: str) -> Iterator[str]:
+    """Document the fields that are sections themselves."""
+    for key, field in fields.items():
+        if sections := _sections(field):
+            yield f"{heading} `[{section}.{key}]`\n"
             yield f"{field.get('description', '')}\n"
-            yield from _section(schema["$defs"][_sections(field)[0]], schema, required=False)
+            yield from _section(schema["$defs"][sections[0]], schema, required=False)
 
 
 def _codecs() -> Iterator[str]:
@@ -89,6 +96,8 @@ def _section(section: Mapping[str, Any], schema: Mapping[str, Any], required: bo
 def _table(fields: Mapping[str, Any], schema: Mapping[str, Any], required: Iterable[str] = ()) -> str:
     rows = ["| field | type and range | default | meaning |", "|---|---|---|---|"]
     for name, field in fields.items():
+        if _sections(field):
+            continue
         default = "must be given" if name in required else _default(field)
         meaning = " ".join(field.get("description", "").split())
         rows.append(f"| `{name}` | {_type(field)} | {default} | {_cell(meaning)} |")

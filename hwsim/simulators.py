@@ -12,6 +12,7 @@ from .simulator import HwsimError, Job, Report
 SIMULATORS = {
     "roofline": "roofline.simulator:Roofline",
     "neomem": "neomem.host:NeoMem",
+    "reram": "reram.host:Reram",
 }
 
 
@@ -35,7 +36,11 @@ class Simulator(Protocol):
 
     @classmethod
     def make(cls, **resources: Any) -> Simulator:
-        """Make one from what its host has: `models` and `model_names`, to build models; `traces`, a store of memory traces."""
+        """Make one from what its host has.
+
+        `models` and `model_names`, to build models; `traces`, a store of memory traces; `trained`, which gives models with
+        weights, and data.
+        """
 
     def estimate(self, request: Any, job: Job) -> Any:
         """Answer a request."""

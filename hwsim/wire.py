@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -62,10 +63,8 @@ def decode(message: Message, cls: type[B]) -> B:
     try:
         return cls.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
         sentence = sentences(error, cls)[0]
-        raise HwsimError(sentence, "INVALID_ARGUMENT", field or sentence.split(":")[0]) from None
+        raise HwsimError(sentence, "INVALID_ARGUMENT", re.split(" = |:", sentence, maxsplit=1)[0]) from None
 
 
 def _is_map(field: FieldDescriptor) -> bool:

@@ -39,6 +39,7 @@ def serve(
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file; with --tls-key makes it TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
     tls_client_ca: Annotated[Path | None, typer.Option(help="PEM file: clients must show a certificate of it.")] = None,
+    checkpoints: Annotated[Path | None, typer.Option(help="Folder of safetensors files that requests may name.")] = None,
 ) -> None:
     """Serve simulators over gRPC until interrupted; callers send $FEDCOSIM_HWSIM_TOKEN if it is set here."""
     from ..hwsim.service import Host, Limits, Tls, build
@@ -46,13 +47,14 @@ def serve(
     from .architectures import example
     from .architectures import names as model_names
     from .cli import stderr
+    from .trained import Trained
 
     if (tls_certificate is None) != (tls_key is None):
         raise SpecError("--tls-certificate and --tls-key: give both or neither")
     wanted = [name for name in names or ["all"] if name != "all"] or list(SIMULATORS)
     tls = Tls.read(tls_certificate, tls_key, tls_client_ca) if tls_certificate and tls_key else None
     limits = Limits(concurrency, deadline_s)
-    simulators = build(wanted, models=example, model_names=model_names())
+    simulators = build(wanted, models=example, model_names=model_names(), trained=Trained(checkpoints))
     server = Host(simulators, f"{host}:{port}", limits, tls, os.environ.get(TOKEN), metrics_port)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -149,6 +151,57 @@ def neomem(
 
         figure(report).savefig(chart)
     _show(report, f"{policy} on {trace}", as_json)
+
+
+@estimate.command()
+def reram(
+    model: Annotated[str, typer.Option(help="An architecture, such as lenet.")],
+    data: Annotated[str, typer.Option(help="digits, fashion-mnist, mnist or cifar10.")] = "digits",
+    mode: Annotated[str, typer.Option(help="functional: run samples; stats: expect bit lines from shapes.")] = "functional",
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights, a safetensors file; trained here when absent.")] = None,
+    adc: Annotated[str, typer.Option(help="ideal, uniform, uniform_calibrated, trq or lloyd_max.")] = "trq",
+    bits: Annotated[int, typer.Option(help="Of the converters; 0: calibrated (not ideal, not trq).")] = 0,
+    granularity: Annotated[str, typer.Option(help="layer or slice: what has converters of its own.")] = "layer",
+    budget: Annotated[float, typer.Option(help="Accuracy that converters may cost on tuning data.")] = 0.01,
+    cells: Annotated[int, typer.Option(help="Bits of a cell: 1, 2, 4 or 8.")] = 1,
+    encoding: Annotated[str, typer.Option(help="offset or differential.")] = "offset",
+    rows: Annotated[int, typer.Option(help="Word lines of a crossbar.")] = 128,
+    energy_model: Annotated[str, typer.Option(help="isaac, cdac_weighted, murmann or neurosim.")] = "isaac",
+    phase: Annotated[str, typer.Option(help="evaluate or train.")] = "evaluate",
+    samples: Annotated[int, typer.Option(help="What energy, time and counts are of.")] = 1,
+    trained_on: Annotated[int, typer.Option(help="Samples that training runs; epochs are whole.")] = 60_000,
+    seed: Annotated[int, typer.Option(help="Of training.")] = 1,
+    chart: Annotated[Path | None, typer.Option(help="Where a figure goes (.svg, .png, .pdf).")] = None,
+    endpoint: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a model on ReRAM crossbars takes, and how accurate it is behind their A/D converters."""
+    from ..hwsim.reram.request import ReramRequest
+    from .trained import Trained
+
+    fields: dict[str, Any] = {
+        **{"mode": mode, "model": model, "data": data},
+        "preparation": {"seed": seed, "trained_on": trained_on} | ({"checkpoint": checkpoint.name} if checkpoint else {}),
+        "adc": {"kind": adc, "bits": bits, "granularity": granularity},
+        "calibration": {"accuracy_budget": budget},
+        "crossbar": {"cell_bits": cells, "encoding": encoding, "rows": rows},
+        "energy": {"model": energy_model},
+        "workload": {"phase": phase, "samples": samples},
+    }
+    if endpoint and checkpoint and checkpoint.parent != Path():
+        raise SpecError(f"--checkpoint {checkpoint}: a service has a folder of its own; give a name without folders")
+    request = validate(ReramRequest, fields)
+    if request.mode == "stats":
+        from .trained import layers_of
+
+        request = request.model_copy(update={"layers": layers_of(model, data)})
+    trained = Trained(checkpoint.parent if checkpoint else None)
+    report = connect(endpoint, os.environ.get(TOKEN), trained=trained).estimate("reram", request)
+    if chart is not None:
+        from ..hwsim.reram.figures import page
+
+        page(report).savefig(chart)
+    _show(report, f"{model} on ReRAM crossbars", as_json)
 
 
 def _recorded(name: str, batch: int, device: str | None) -> tuple[Any, float | None]:

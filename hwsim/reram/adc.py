@@ -61,8 +61,8 @@ class AdcOptions(Options):
     """Of kind trq: one for all, one a layer, or one a column of each layer, in order; empty: calibrated."""
     granularity: Literal["layer", "slice"] = "layer"
     """Whether calibration sets all converters of a layer alike, or each column (a slice of the weights) by itself."""
-    starts: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0])
-    """Where a calibration may let R1 start."""
+    starts: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=128)] = Field(default_factory=list)
+    """Where a calibration may let R1 start, beside at 0."""
     detection_steps: Annotated[int, Field(ge=0, le=4)] = 1
     """Comparisons that find the range; one more where R1 does not start at 0."""
     rounding: Rounding = "half_up"
@@ -295,7 +295,7 @@ class Trq(Adc):
     @classmethod
     def candidates(cls, options: AdcOptions, crossbar: CrossbarOptions, weight_Y: np.ndarray) -> Sequence[Adc]:
         """Return all monotone ones of the grid."""
-        return _trq_grid(tuple(options.starts), options.detection_steps, options.rounding, crossbar.y_max)
+        return _trq_grid((0, *sorted({*options.starts} - {0})), options.detection_steps, options.rounding, crossbar.y_max)
 
 
 def _encode(

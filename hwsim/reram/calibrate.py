@@ -19,7 +19,7 @@ Shapes: C = columns of an output, I = cycles, Y = levels that occur, A = candida
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import numpy as np
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ...core.options import Options
-from ..simulator import HwsimError
+from ..simulator import HwsimError, Report
 from .adc import ADCS, Adc, AdcOptions
 from .crossbar import CrossbarOptions
 
@@ -288,6 +288,15 @@ def all_cheapest(layers: Sequence[Layer], price: float) -> list[Choice]:
     return [layer.cheapest(price * layer.total / total) for layer in layers]
 
 
+class Trial(Report):
+    """Converters that a calibration tried on tuning data."""
+
+    mean_ops: float
+    """A/D operations of a bit line."""
+    lost: float
+    """Accuracy that they lose, against integers, with its standard error added."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What was chosen for all layers.
@@ -297,16 +306,16 @@ class Calibration:
     choices : list of Choice
     price : float
         Of a step.
-    loss : float or None
-        Of accuracy on tuning data, with its standard error added; None if there were none.
     kept : bool
         The budget is kept.
+    trials : list of Trial
+        All that was tried on tuning data, if there were any.
     """
 
     choices: list[Choice]
     price: float
-    loss: float | None = None
     kept: bool = True
+    trials: list[Trial] = field(default_factory=list)
 
 
 def calibrate(
@@ -320,17 +329,24 @@ def calibrate(
         What converters lose on tuning data, to be held against `options.accuracy_budget`; None if there are no labels: then
         `options.error` is the budget of every layer's products.
     """
-    found = None
+    found, trials = None, list[Trial]()
     low, high = -1, len(PRICES)
     while high - low > 1:
         at = (low + high) // 2
         choices = all_cheapest(layers, PRICES[at])
         lost = loss(choices) if loss else None
         kept = max(choice.error for choice in choices) <= options.error if lost is None else lost <= options.accuracy_budget
+        if lost is not None:
+            trials.append(Trial(mean_ops=_mean_steps(layers, choices), lost=lost))
         if kept:
             low = at
-            found = Calibration(choices, PRICES[at], lost)
+            found = Calibration(choices, PRICES[at], trials=trials)
         else:
             high = at
-            refused = Calibration(choices, PRICES[at], lost, kept=False)
+            refused = Calibration(choices, PRICES[at], kept=False, trials=trials)
     return found or refused
+
+
+def _mean_steps(layers: Sequence[Layer], choices: Sequence[Choice]) -> float:
+    steps = sum(layer.total * choice.steps for layer, choice in zip(layers, choices, strict=True))
+    return steps / sum(layer.total for layer in layers)

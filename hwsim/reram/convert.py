@@ -3,7 +3,7 @@
 Weights are quantised symmetrically, a scale for each output; activations with one scale and one zero point for each layer, from
 what calibration data show. A zero point costs no conversion: ``sum_k (x_k - z) w_k`` is corrected digitally by
 ``z sum_k w_k``, which is known beforehand. Products of two activations (attention scores) stay digital, as do
-normalisation and whatever is not listed in `_builder`.
+normalisation and whatever `layers.mapped_kind` does not know.
 
 Shapes: B = batch, N = input vectors, G = groups, K = inputs of a group, O = outputs of a group, F = all outputs; in attention
 B, H = heads, N = queries, S = keys, X = width of a head.
@@ -26,6 +26,7 @@ from ..simulator import HwsimError, Job
 from .adc import Adc, table
 from .calibrate import Histogram
 from .crossbar import QUIET, CrossbarOptions, Crossbars, Table, Tally
+from .layers import Mapped, mapped_kind
 
 BATCH = 16  # samples that run together; bounds memory, changes no result
 Store = Callable[[np.ndarray, CrossbarOptions, str], Crossbars]
@@ -361,8 +362,8 @@ class _Conversion:
         return self._done[id(module)]
 
     def _replacement(self, module: nn.Module, path: str) -> nn.Module:
-        if (build := _builder(module)) is not None:
-            return build(self, module, path)
+        if (kind := mapped_kind(module)) is not None:
+            return _BUILDERS[kind](self, module, path)
         if any(parameter.dim() > 1 for parameter in module.parameters(recurse=False)) and not isinstance(module, nn.Embedding):
             self.unmapped.append(f"{path or 'model'}: {type(module).__name__}")
         if isinstance(module, nn.TransformerEncoder):
@@ -413,18 +414,12 @@ def quantise_weights(weight_GOK: np.ndarray, bits: int) -> tuple[np.ndarray, np.
     return np.rint(weight_GOK / scale_GO[:, :, None]).astype(np.int64), scale_GO
 
 
-def _builder(module: nn.Module) -> Callable[[_Conversion, nn.Module, str], nn.Module] | None:
-    """Return what maps a module, None if it stays as it is; a subclass with a forward of its own does."""
-    forward = type(module).forward
-    if forward is nn.Linear.forward:
-        return _Conversion.linear
-    if forward in (nn.Conv1d.forward, nn.Conv2d.forward):
-        return _Conversion.conv
-    if type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers."):
-        return _Conversion.conv1d_of_transformers
-    if isinstance(module, nn.MultiheadAttention) and module.bias_k is None and not module.add_zero_attn:
-        return _Conversion.attention
-    return None
+_BUILDERS: dict[Mapped, Callable[[_Conversion, nn.Module, str], nn.Module]] = {
+    "linear": _Conversion.linear,
+    "conv": _Conversion.conv,
+    "conv1d_of_transformers": _Conversion.conv1d_of_transformers,
+    "attention": _Conversion.attention,
+}
 
 
 def _projections(attention: nn.MultiheadAttention) -> dict[str, nn.Linear]:
@@ -486,32 +481,31 @@ def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), name, module)
 
 
-def count_macs(model: nn.Module, sample: Tensor) -> int:
-    """Return all multiply-accumulates of one sample, whoever asks for them."""
+def count_macs(model: nn.Module, *inputs: Tensor) -> int:
+    """Return all multiply-accumulates of a forward pass, whoever asks for them."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     # the counter knows no fused attention for CPUs; the plain one is made of products that it does know
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        _batches(model, sample, QUIET)
+    with sdpa_kernel(SDPBackend.MATH), _plain_attention(), FlopCounterMode(display=False) as counter:
+        model(*inputs)
     return counter.get_total_flops() // 2
 
 
 @contextmanager
-def _plain_forward() -> Iterator[None]:
+def _plain_attention() -> Iterator[None]:
     """Let attention run module by module: torch's shortcuts read weights past the modules that hold them."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _batches(model: nn.Module, x: Tensor, job: Job) -> Tensor:
     outputs = []
-    with _plain_forward():
+    with _plain_attention(), torch.inference_mode():
         for batch in x.split(BATCH):
             job.step()
             y = model(batch)

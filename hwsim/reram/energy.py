@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ...core.options import Options
-from ..simulator import HwsimError, Report
+from ..simulator import HwsimError
 from .adc import Adc
 from .calibrate import Choice
 from .crossbar import CrossbarOptions
@@ -37,22 +37,6 @@ class EnergyOptions(Options):
     """Share by which twin-range logic makes a step dearer."""
     schedule: Literal["in_turn", "pipelined"] = "in_turn"
     """Layers one after the other, or all at once on successive samples."""
-
-
-class ComponentEnergy(Report):
-    """Energy of one kind of part."""
-
-    name: str
-    low_j: float
-    high_j: float
-    """Equal to low_j where there is one figure."""
-
-
-class ComponentArea(Report):
-    """Area of one kind of part."""
-
-    name: str
-    area_mm2: float
 
 
 @dataclass(frozen=True)
@@ -201,8 +185,8 @@ def latency_s(works: Iterable[Work], crossbar: CrossbarOptions, schedule: str) -
     return sum(times) if schedule == "in_turn" else max(times, default=0.0)
 
 
-def areas(crossbars: int, crossbar: CrossbarOptions) -> list[ComponentArea]:
-    """Return the area of so many crossbars and what belongs to them."""
+def areas(crossbars: int, crossbar: CrossbarOptions) -> dict[str, float]:
+    """Return the area, mm2, of so many crossbars and what belongs to them, by component."""
     cells = crossbar.rows * crossbar.columns / (128 * 128)
     square_um = {
         "adc": crossbars * crossbar.adcs_per_crossbar * _value("adc.isaac", "area_um2"),
@@ -213,7 +197,7 @@ def areas(crossbars: int, crossbar: CrossbarOptions) -> list[ComponentArea]:
         "registers": crossbars * _value("component", "registers_um2"),
         "tile": math.ceil(crossbars / _value("tile", "crossbars")) * _value("tile", "shared_um2"),
     }
-    return [ComponentArea(name=name, area_mm2=value * 1e-6) for name, value in square_um.items()]
+    return {name: value * 1e-6 for name, value in square_um.items()}
 
 
 def tile_power_w(reduction: float) -> float:

@@ -138,6 +138,8 @@ class Functional:
             _accuracy(model.run(data.test_x, "integer", self.quiet), data.test_y),
             _accuracy(logits, data.test_y),
             accuracy_uniform,
+            found.trials,
+            uniform.trials,
             (len(data.calibration_x), 0 if data.tuning_x is None else len(data.tuning_x), len(data.test_x)),
         )
         self.job.step(1.0)

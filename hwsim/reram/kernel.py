@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 
 WORD = 64
 VALUE_BITS, COARSE_BITS = 48, 7
-LOW, WIDE = (1 << COARSE_BITS) - 1, 32
+LOW = (1 << COARSE_BITS) - 1
 
 
 def _generate_popcount(typing_context: Any, word: types.Type) -> Any:
@@ -91,13 +91,12 @@ def multiplier(words: int, columns: int, cell_bits: int, dac_bits: int) -> Any:
         for n in range(vectors):
             for g in range(groups):
                 for t in range(tiles):
-                    for o in range(outputs):
-                        acc, counts = 0, 0
-                        for first in range(0, bits, dac_bits):
-                            driven = np.uint64(0)
-                            for a in range(first, first + dac_bits):
-                                for w in range(words):
-                                    driven |= x_NGTAW[n, g, t, a, w]
+                    for first in range(0, bits, dac_bits):
+                        driven = np.uint64(0)
+                        for a in range(first, first + dac_bits):
+                            for w in range(words):
+                                driven |= x_NGTAW[n, g, t, a, w]
+                        for o in range(outputs):
                             if driven:
                                 total = 0
                                 for c in range(columns):
@@ -119,11 +118,9 @@ def multiplier(words: int, columns: int, cell_bits: int, dac_bits: int) -> Any:
                                     for c in range(columns):
                                         histogram[c, first // dac_bits, 0] += 1
                             count = (total + (1 << (VALUE_BITS - 1))) >> VALUE_BITS
-                            acc += (total - (count << VALUE_BITS)) << first
-                            counts += (count & LOW) | (count >> COARSE_BITS << WIDE)
-                        acc_NGO[n, g, o] += acc
-                        coarse += counts & ((1 << WIDE) - 1)
-                        clipped += counts >> WIDE
+                            acc_NGO[n, g, o] += (total - (count << VALUE_BITS)) << first
+                            coarse += count & LOW
+                            clipped += count >> COARSE_BITS
         return coarse, clipped
 
     return multiply

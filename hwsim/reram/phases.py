@@ -65,6 +65,8 @@ class Shape:
         Input vectors of one sample.
     count : int
         Layers of this shape.
+    input_gradient : bool
+        Whether training needs gradients of its inputs.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Shape:
     groups: int = 1
     positions: int = 1
     count: int = 1
+    input_gradient: bool = True
 
     @property
     def macs(self) -> int:

@@ -12,8 +12,7 @@ import numpy as np
 from ..simulator import Report
 from . import energy, phases
 from .adc import Trq, TrqParameters
-from .calibrate import Choice
-from .energy import ComponentArea, ComponentEnergy
+from .calibrate import Choice, Trial
 from .phases import Shape
 from .request import ReramRequest
 
@@ -52,13 +51,13 @@ class LayerReport(Report):
     """Share of bit lines at each level, up to the largest that occurs; of calibration samples, or expected."""
     error_predicted: float
     """Of products, over their power."""
-    error_measured: float | None
+    error_measured: float | None = None
     """Likewise, on calibration samples."""
     energy_adc_j: float
     latency_s: float
 
 
-class Provenance(Report):
+class ReramProvenance(Report):
     """What the figures came from."""
 
     request_sha256: str
@@ -89,25 +88,40 @@ class ReramReport(Report):
     reduction: float
     """Lossless converters' steps over these."""
     reduction_vs_calibrated_uniform: float
-    price: float | None
+    price: float | None = None
     """Predicted error over power that one step less of every conversion was worth; none if nothing was calibrated."""
-    accuracy_float: float | None
-    accuracy_int: float | None
-    accuracy_crossbar: float | None
-    accuracy_uniform: float | None
+    accuracy_float: float | None = None
+    """On test samples, of the model as it is; like the others absent without labels."""
+    accuracy_int: float | None = None
+    """With integer weights and activations."""
+    accuracy_crossbar: float | None = None
+    """With these converters."""
+    accuracy_uniform: float | None = None
+    """With calibrated uniform ones."""
+    trials: list[Trial]
+    """What calibration tried on tuning data, in that order."""
+    trials_uniform: list[Trial]
+    """Likewise, of uniform converters."""
     clipped: float
     clip_fraction: float
-    energy: list[ComponentEnergy]
+    energy_j: dict[str, float]
+    """By component; the low end where published figures differ."""
+    energy_upper_j: dict[str, float]
+    """Likewise, the high end."""
     energy_low_j: float
+    """Of all components."""
     energy_high_j: float
     energy_reduction: float
     """Total of lossless converters over this one's, both low ends."""
     tile_power_w: float
     """Of one ISAAC tile, busy all the time, if its converters' power falls by `reduction`."""
     latency_s: float
+    write_s: float
+    """Of the latency, what writing cells takes."""
     crossbars: int
     area_mm2: float
-    area: list[ComponentArea]
+    areas_mm2: dict[str, float]
+    """By component."""
     macs: int
     """Of one sample."""
     mapped_mac_fraction: float
@@ -116,7 +130,7 @@ class ReramReport(Report):
     trq: list[TrqParameters]
     """Each layer's, or each column's, to ask for the same again; empty for other kinds."""
     warnings: list[str]
-    provenance: Provenance
+    provenance: ReramProvenance
 
 
 @dataclass(frozen=True)
@@ -148,6 +162,8 @@ class Findings:
     accuracy_int: float | None = None
     accuracy_crossbar: float | None = None
     accuracy_uniform: float | None = None
+    trials: Sequence[Trial] = ()
+    trials_uniform: Sequence[Trial] = ()
     samples: tuple[int, int, int] = (0, 0, 0)
 
 
@@ -156,8 +172,9 @@ def assemble(request: ReramRequest, findings: Findings) -> ReramReport:
     crossbar, workload = request.crossbar, request.workload
     shapes, choices = list(findings.shapes), list(findings.choices)
     if workload.phase == "train":
-        shapes += [shape.transposed() for shape in findings.shapes]
-        choices += findings.choices
+        back = [pair for pair in zip(shapes, choices, strict=True) if pair[0].input_gradient]
+        shapes += [shape.transposed() for shape, _ in back]
+        choices += [choice for _, choice in back]
     works = [phases.work(shape, choice, crossbar, workload) for shape, choice in zip(shapes, choices, strict=True)]
     lines = [shape.conversions(crossbar) * workload.passes for shape in shapes]
     operations = sum(count * choice.steps for count, choice in zip(lines, choices, strict=True))
@@ -168,10 +185,11 @@ def assemble(request: ReramRequest, findings: Findings) -> ReramReport:
     mapped = sum(shape.macs for shape in findings.shapes)
     cells = sum(shape.cells(crossbar) for shape in shapes)
     parts = _energy(request, works, choices, phases.digital_macs(mapped, findings.unmapped_macs, workload), cells)
-    low_j, high_j = sum(part.low_j for part in parts), sum(part.high_j for part in parts)
+    low_j, high_j = sum(parts[0].values()), sum(parts[1].values())
     lossless_j = sum(lines) * energy.conversion_j(request.energy, crossbar.full_bits)
     crossbars = findings.stored + sum(shape.crossbars(crossbar) for shape in shapes[len(findings.shapes) :])
-    area = energy.areas(crossbars, crossbar)
+    areas = energy.areas(crossbars, crossbar)
+    write_s = workload.writes * energy.write_s(crossbar)
     return ReramReport(
         mode=request.mode,
         model=request.model,
@@ -188,17 +206,21 @@ def assemble(request: ReramRequest, findings: Findings) -> ReramReport:
         accuracy_int=findings.accuracy_int,
         accuracy_crossbar=findings.accuracy_crossbar,
         accuracy_uniform=findings.accuracy_uniform,
+        trials=list(findings.trials),
+        trials_uniform=list(findings.trials_uniform),
         clipped=clipped,
         clip_fraction=clipped / sum(lines),
-        energy=parts,
+        energy_j=parts[0],
+        energy_upper_j=parts[1],
         energy_low_j=low_j,
         energy_high_j=high_j,
-        energy_reduction=(low_j - parts[0].low_j + lossless_j) / low_j,
+        energy_reduction=(low_j - parts[0]["adc"] + lossless_j) / low_j,
         tile_power_w=energy.tile_power_w(reduction),
-        latency_s=_latency_s(request, works),
+        latency_s=energy.latency_s(works, crossbar, request.energy.schedule) + write_s,
+        write_s=write_s,
         crossbars=crossbars,
-        area_mm2=sum(part.area_mm2 for part in area),
-        area=area,
+        area_mm2=sum(areas.values()),
+        areas_mm2=areas,
         macs=mapped + findings.unmapped_macs,
         mapped_mac_fraction=mapped / (mapped + findings.unmapped_macs),
         unmapped=findings.unmapped,
@@ -217,8 +239,8 @@ def _mean_steps(choices: Sequence[Choice], lines: Sequence[int]) -> float:
 
 def _energy(
     request: ReramRequest, works: Sequence[energy.Work], choices: Sequence[Choice], digital_macs: int, cells: int
-) -> list[ComponentEnergy]:
-    """Return all components, the converters first."""
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return low and high ends of all components, the converters first."""
     crossbar = request.crossbar
     adc_j = sum(
         work.lines * energy.line_j(choice, request.energy, crossbar.full_bits)
@@ -228,14 +250,9 @@ def _energy(
     for work in works:
         for name, value in energy.array_j(work, crossbar).items():
             totals[name] = totals.get(name, 0.0) + value
-    parts = [ComponentEnergy(name=name, low_j=value, high_j=value) for name, value in totals.items()]
     ranges = {"digital": energy.digital_j(digital_macs), "write": energy.write_j(cells * request.workload.writes)}
-    return parts + [ComponentEnergy(name=name, low_j=low, high_j=high) for name, (low, high) in ranges.items()]
-
-
-def _latency_s(request: ReramRequest, works: Sequence[energy.Work]) -> float:
-    computing_s = energy.latency_s(works, request.crossbar, request.energy.schedule)
-    return computing_s + request.workload.writes * energy.write_s(request.crossbar)
+    low, high = ({name: ends[end] for name, ends in ranges.items()} for end in (0, 1))
+    return totals | low, totals | high
 
 
 def _rows(request: ReramRequest, findings: Findings) -> list[LayerReport]:
@@ -292,9 +309,9 @@ def _warnings(request: ReramRequest, findings: Findings, reduction: float, clip_
     return warnings
 
 
-def _provenance(request: ReramRequest, samples: tuple[int, int, int]) -> Provenance:
+def _provenance(request: ReramRequest, samples: tuple[int, int, int]) -> ReramProvenance:
     calibration, tuning, test = samples
-    return Provenance(
+    return ReramProvenance(
         request_sha256=_sha256(request.model_dump_json()),
         constants_sha256=_sha256(repr(energy.constants())),
         adc_energy_model=request.energy.model,

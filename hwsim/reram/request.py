@@ -14,28 +14,48 @@ from .energy import EnergyOptions
 from .nonideal import NonidealOptions
 from .phases import WorkloadOptions
 
+Size = Annotated[int, Field(ge=1, le=2**40)]
+
 
 class LayerShape(Options):
     """One layer, for "stats"."""
 
     kind: Literal["conv", "linear", "attention", "digital"] = "linear"
     """What it is; "digital": products of two activations, or anything else that crossbars do not hold."""
-    name: str = ""
+    name: Annotated[str, Field(max_length=200)] = ""
     """For the report."""
-    inputs: Annotated[int, Field(ge=1)]
+    inputs: Size
     """K: length of a dot product, of one group."""
-    outputs: Annotated[int, Field(ge=1)]
+    outputs: Size
     """O: outputs of one group."""
-    positions: Annotated[int, Field(ge=1)] = 1
+    positions: Size = 1
     """L: input vectors of one sample."""
-    groups: Annotated[int, Field(ge=1)] = 1
+    groups: Size = 1
     """Matrices side by side that share neither rows nor columns."""
-    count: Annotated[int, Field(ge=1)] = 1
+    count: Size = 1
     """Layers like this one."""
+    input_gradient: bool = True
+    """Whether training needs gradients of its inputs; a first layer's does not."""
     activation_density: list[float] = Field(default_factory=list)
     """How often each bit of an activation is set, lowest first; empty: a default."""
     weight_density: list[float] = Field(default_factory=list)
     """How often each bit of a stored weight is set, lowest first; empty: a default."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample."""
+        return self.inputs * self.outputs * self.groups * self.positions * self.count
+
+
+class PreparationOptions(Options):
+    """Where the weights of a named model come from, for "functional"; the data are always split in the same way."""
+
+    checkpoint: Annotated[str, Field(max_length=200)] = ""
+    """Name of a safetensors file in the folder that the simulator's host was told of; trained if empty."""
+    trained_on: Annotated[int, Field(ge=1, le=10**8)] = 60_000
+    """Samples that training runs, those of all epochs; epochs are whole."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    """Of first weights and the order of samples."""
 
 
 class ReramRequest(Options):
@@ -43,10 +63,12 @@ class ReramRequest(Options):
 
     mode: Literal["functional", "stats"] = "functional"
     """Run samples, or estimate from shapes and densities."""
-    model: str = ""
-    """Whose name stands in the report."""
-    data: str = ""
-    """Likewise."""
+    model: Annotated[str, Field(max_length=100)] = ""
+    """One that the simulator's host knows, for "functional"."""
+    data: Annotated[str, Field(max_length=100)] = ""
+    """What it is trained and tested on, likewise."""
+    preparation: PreparationOptions = PreparationOptions()
+    """Its weights."""
     layers: list[LayerShape] = Field(default_factory=list)
     """For "stats"."""
     crossbar: CrossbarOptions = CrossbarOptions()

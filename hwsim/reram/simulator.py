@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..simulator import HwsimError, Job
 from . import energy, stats
-from .adc import Adc, AdcOptions, fixed
+from .adc import Adc, AdcOptions, Trq, fixed
 from .calibrate import CalibrationOptions, Choice, Layer, calibrate
 from .crossbar import QUIET, CrossbarOptions
 from .functional import Functional, Samples
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["LayerShape", "ReramReport", "ReramRequest", "Samples", "estimate", "estimate_stats"]
+
+MOST_MACS = 2**53  # what counts in a report can hold exactly
+_OF_SHAPES = ("kind", "inputs", "outputs", "groups", "positions", "count", "input_gradient")
 
 
 def estimate(
@@ -39,12 +42,25 @@ def estimate(
     HwsimError
         If something is missing, does not fit, is too large, or the job is over.
     """
-    energy.conversion_j(request.energy, request.crossbar.full_bits)  # refused before work starts
+    check(request)
     if request.mode == "stats":
         return estimate_stats(request, job)
     if model is None or data is None:
         raise HwsimError("mode = 'functional': a model and data are needed; or choose 'stats' and give layers", field="mode")
     return Functional(request, job, model, data).report()
+
+
+def check(request: ReramRequest) -> None:
+    """Refuse what needs neither a model nor data to be wrong.
+
+    Raises
+    ------
+    HwsimError
+        If the energy model has no figure for these converters, or settings make no converter.
+    """
+    energy.conversion_j(request.energy, request.crossbar.full_bits)
+    for i, parameters in enumerate(request.adc.trq):
+        Trq(parameters).check(request.crossbar, f"adc.trq.{i}")
 
 
 def estimate_stats(request: ReramRequest, job: Job = QUIET) -> ReramReport:
@@ -53,16 +69,18 @@ def estimate_stats(request: ReramRequest, job: Job = QUIET) -> ReramReport:
     Raises
     ------
     HwsimError
-        If there are no layers, or densities are not one share a bit.
+        If there are no layers, too many multiply-accumulates for a report, or densities are not one share a bit.
     """
     crossbar = request.crossbar
     mapped = [layer for layer in request.layers if layer.kind != "digital"]
     if not mapped:
         raise HwsimError("layers: none that crossbars could hold; give at least one that is not 'digital'", field="layers")
     shapes = [
-        Shape(layer.name or f"layer {i}", layer.kind, layer.inputs, layer.outputs, layer.groups, layer.positions, layer.count)
+        Shape(name=layer.name or f"layer {i}", **{field: getattr(layer, field) for field in _OF_SHAPES})
         for i, layer in enumerate(mapped)
     ]
+    if sum(layer.macs for layer in request.layers) >= MOST_MACS:
+        raise HwsimError(f"layers: a sample needs {MOST_MACS:.3g} multiply-accumulates or more", "RESOURCE_EXHAUSTED", "layers")
     warnings = ["mode = 'stats': an estimate from independent bits, no converter was simulated and no accuracy is known"]
     settled = fixed(request.adc, crossbar, len(mapped))
     warnings += settled[1] if settled else []
@@ -77,8 +95,7 @@ def estimate_stats(request: ReramRequest, job: Job = QUIET) -> ReramReport:
         levels.append(stats.histogram(layer.inputs, *densities, crossbar).levels)
     if any(not (layer.activation_density and layer.weight_density) for layer in mapped):
         warnings.append("layers: densities of bits are the defaults where none are given")
-    unmapped = sum(layer.inputs * layer.outputs * layer.groups * layer.positions * layer.count for layer in request.layers)
-    unmapped -= sum(shape.macs for shape in shapes)
+    unmapped = sum(layer.macs for layer in request.layers if layer.kind == "digital")
     stored = sum(shape.crossbars(crossbar) for shape in shapes)
     names = [f"{layer.name or layer.kind}: digital" for layer in request.layers if layer.kind == "digital"]
     findings = Findings(shapes, choices, uniform, stored, unmapped, names, warnings, levels, [None] * len(shapes))

@@ -78,14 +78,14 @@ def histogram(
     activation_A, weight_S : tuple of float
         Shares of set bits, lowest first, of activations and of stored weights (of each sign, if differential).
     """
-    rows = [crossbar.rows] * (inputs // crossbar.rows) + ([inputs % crossbar.rows] if inputs % crossbar.rows else [])
+    full, rest = divmod(inputs, crossbar.rows)
     digit_IZ = np.stack([_number(bits) for bits in _groups(activation_A, crossbar.dac_bits)])
     cell_SZ = np.stack([_number(bits) for bits in _groups(weight_S, crossbar.cell_bits)])
     row_SIZ = _products(cell_SZ, digit_IZ)
     spectrum = np.fft.rfft(row_SIZ, crossbar.y_max + 1, axis=2)
-    power_of_spectrum = sum(spectrum**count for count in rows)
-    counts_SIY = np.fft.irfft(power_of_spectrum, crossbar.y_max + 1, axis=2).clip(min=0)
-    idle_I = np.sum([digit_IZ[:, 0] ** count for count in rows], axis=0)
+    of_tiles = full * spectrum**crossbar.rows + (spectrum**rest if rest else 0)
+    counts_SIY = np.fft.irfft(of_tiles, crossbar.y_max + 1, axis=2).clip(min=0)
+    idle_I = full * digit_IZ[:, 0] ** crossbar.rows + (digit_IZ[:, 0] ** rest if rest else 0)
     counts_CIY = np.concatenate([counts_SIY] * len(crossbar.signs))
     power = _power(inputs, activation_A, weight_S, crossbar)
     return Histogram.of(counts_CIY, inputs, crossbar, power, float(idle_I.sum()) * crossbar.columns_per_output)

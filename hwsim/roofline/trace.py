@@ -34,6 +34,11 @@ STATE_PER_PARAMETER: dict[Optimizer, int] = {"sgd": 0, "momentum": 1, "adam": 2,
 """Numbers that an optimizer keeps for every parameter."""
 
 
+_TRACED = (1, 2)  # steps of the two runs whose difference is one
+TRACED_STEPS = sum(_TRACED)
+"""Steps that `traced_step` takes in all."""
+
+
 def _cpu_attention(query, key, value, *_: Any, **__: Any) -> int:
     return sdpa_flop_count(query.shape, key.shape, value.shape)
 
@@ -240,7 +245,7 @@ def traced_step(
         pass writes counts as kept for backward; otherwise it is what autograd saves.
     """
     recorded: list[_Recorder] = []
-    for steps in (1, 2):
+    for steps in _TRACED:
         trained = copy.deepcopy(model)
         recorder = _Recorder(trained.parameters())
         recorder.phase = "forward"

@@ -97,6 +97,16 @@ def work_of(train) -> Work:
     return work
 
 
+@pytest.mark.parametrize("name", TRAININGS)
+def test_layers_do_most_of_a_forward_pass(name):
+    """Three steps of all kinds of loops: what layers multiply is at most what is multiplied at all, two flops a product."""
+    work = work_of(TRAININGS[name])
+    forward = sum(op.count * op.flops for op in work.step.operators if op.phase == "forward")
+    products = sum(layer.macs for layer in work.layers) / 3
+    assert 0.6 * forward < 2 * products <= forward
+    assert not work.layers[0].input_gradient
+
+
 @pytest.mark.parametrize(("samples", "batch_size", "epochs"), [(50, 16, 2), (48, 16, 3), (1, 16, 4), (16, 16, 1), (17, 16, 1)])
 def test_steps_are_those_of_all_epochs(samples, batch_size, epochs):
     """Counted by an optimizer hook while the loop runs."""

@@ -127,3 +127,86 @@ def test_a_server_answers_and_ends_on_sigterm(server, fedcosim):
     _, said = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0
     assert said.strip() == "finishing what is in work"
+
+
+RERAM = ("hwsim", "estimate", "reram", "--model", "lenet")
+
+
+def test_reram_tells_what_converters_save_and_cost(fedcosim, tmp_path):
+    """Lossless converters take 8 operations for each of LeNet's 71 040 bit lines on 8 x 8 images, counted by hand."""
+    chart = tmp_path / "reram.svg"
+    few = ("--trained-on", 20_000, "--budget", 0.03)
+    code, out, err = fedcosim(*RERAM, "--data", "digits", "--adc", "trq", *few, "--chart", chart, "--json")
+    report = json.loads(out)
+    assert (code, err) == (0, "")
+    vectors = {"conv1": 64, "conv2": 16, "fc1": 1, "fc2": 1, "head": 1}
+    outputs, tiles = {"conv1": 6, "conv2": 16, "fc1": 120, "fc2": 84, "head": 10}, {"conv2": 2}
+    lines = sum(vectors[name] * outputs[name] * tiles.get(name, 1) * 8 * 8 for name in vectors)
+    assert report["conversions"] == lines == 71_040
+    assert report["reduction"] == pytest.approx(8 * lines / report["ad_operations"])
+    assert report["reduction"] > 1.5
+    assert report["reduction_vs_calibrated_uniform"] == pytest.approx(report["mean_ops_uniform"] / report["mean_ops"])
+    assert report["accuracy_float"] > 0.9
+    assert report["accuracy_crossbar"] > report["accuracy_float"] - 0.05
+    assert report["energy_j"]["adc"] == pytest.approx(report["ad_operations"] * 1.667e-12 / 8, rel=1e-3)
+    assert sum(report["energy_j"].values()) == pytest.approx(report["energy_low_j"])
+    assert report["latency_s"] == pytest.approx(sum(vectors.values()) * 8e-7)
+    assert chart.read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize("model", ["lenet", "vit", "resnet50", "vit-b16"])
+def test_reram_knows_shapes_of_any_architecture(fedcosim, model):
+    """The roofline's count of operations, two a multiply-accumulate, is another way to the same number."""
+    name = ("--data", "fashion-mnist", "--json")
+    code, out, _ = fedcosim("hwsim", "estimate", "reram", "--model", model, "--mode", "stats", *name)
+    report = json.loads(out)
+    sizes = ModelRequest(name=model, channels=1, height=28, width=28)
+    flops = LocalClient(models=example).estimate("roofline", RooflineRequest(device="raspberry-pi-5", model=sizes)).flops
+    assert code == 0
+    assert report["macs"] == flops / 2
+    assert report["mapped_mac_fraction"] == 1 if model in ("lenet", "resnet50") else 0.9 < report["mapped_mac_fraction"] < 1
+    assert "accuracy_crossbar" in report
+
+
+def test_reram_takes_weights_of_a_run(fedcosim, tmp_path):
+    """A file in any folder, here; a service reads its own folder only."""
+    import safetensors.torch
+
+    from fedcosim.clients.models import MODELS, initialise
+
+    file = tmp_path / "model.safetensors"
+    weights = initialise(MODELS.parse({"name": "lenet"}), (1, 8, 8), 10, seed=1).state_dict()
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in weights.items()}, file)
+    code, out, _ = fedcosim(*RERAM, "--checkpoint", file, "--adc", "ideal", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["accuracy_float"] < 0.3
+    assert report["accuracy_crossbar"] == report["accuracy_int"]
+    code, out, err = fedcosim(*RERAM, "--checkpoint", file, "--endpoint", "localhost:1")
+    assert (code, out) == (2, "")
+    assert "give a name without folders" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((*RERAM, "--data", "digit"), "data = 'digit': did you mean 'digits'?"),
+        ((*RERAM, "--mode", "stats", "--data", "digit"), "data = 'digit': did you mean 'digits'?"),
+        (("hwsim", "estimate", "reram", "--model", "lent"), "model = 'lent': did you mean 'lenet'?"),
+        ((*RERAM, "--adc", "flash"), "adc.kind = 'flash'"),
+        ((*RERAM, "--bits", "21"), "adc.bits = 21"),
+        ((*RERAM, "--cells", "3"), "crossbar.cell_bits = 3: cells hold 1, 2, 4 or 8 bits"),
+        ((*RERAM, "--rows", "0"), "crossbar.rows = 0"),
+        ((*RERAM, "--rows", "1024"), "energy.model = 'isaac': no figure for 11 bits"),
+        ((*RERAM, "--encoding", "both"), "crossbar.encoding = 'both'"),
+        ((*RERAM, "--mode", "guess"), "mode = 'guess'"),
+        ((*RERAM, "--budget", "2"), "calibration.accuracy_budget = 2"),
+        ((*RERAM, "--checkpoint", "nowhere.safetensors"), "preparation.checkpoint = 'nowhere.safetensors'"),
+        ((*RERAM, "--model", "vit"), "model = 'vit': cannot take digits"),
+    ],
+)
+def test_reram_refuses_with_a_sentence(arguments, sentence, fedcosim):
+    """Before anything is trained."""
+    code, out, err = fedcosim(*arguments)
+    assert (code, out) == (2, "")
+    assert sentence in err

@@ -159,6 +159,17 @@ def test_hardware_does_not_change_a_byte_of_what_is_learned(priced, plain):
     assert result(priced)["final"]["bytes_up"] == result(plain)["final"]["bytes_up"]
 
 
+def test_crossbars_change_time_and_energy_but_not_what_is_learned(priced, runs):
+    """The same run with crossbars beside the processors, on real workers, which share the answers of both simulators."""
+    folder = run(tiny(MIXED, "hardware.accelerator=reram", "hardware.reram={write='round'}"), runs)
+    assert computed(folder) == computed(priced)
+    for line, other in zip(result(folder)["rounds"], result(priced)["rounds"], strict=True):
+        assert line["sim_s"] != other["sim_s"]
+        assert 0 < line["energy_low_j"] < line["energy_j"]
+    answers = {path.name.split("-")[0] for path in (folder / "hwsim").glob("*.json")}
+    assert answers == {"roofline", "reram"}
+
+
 def test_an_interrupted_run_goes_on_to_the_same_figures(tmp_path):
     """Clients come and go by a trace, so that the clock decides who is asked: it has to go on exactly where it was."""
     spec = tiny(MIXED, f"hardware.trace='{SAMPLE}'", "strategy.name=fedavg", "federation.rounds=4")

@@ -63,8 +63,8 @@ def test_a_calibrated_model_needs_fewer_steps_for_nearly_the_same_accuracy(train
     assert report.ad_operations_full == 8 * report.conversions
     assert sum(row.ad_operations for row in report.layers) == pytest.approx(report.ad_operations)
     assert sum(row.conversions for row in report.layers) == report.conversions
-    assert sum(row.energy_adc_j for row in report.layers) == pytest.approx(report.energy[0].low_j)
-    assert sum(part.area_mm2 for part in report.area) == pytest.approx(report.area_mm2)
+    assert sum(row.energy_adc_j for row in report.layers) == pytest.approx(report.energy_j["adc"])
+    assert sum(report.areas_mm2.values()) == pytest.approx(report.area_mm2)
     assert report.mapped_mac_fraction == 1
     assert ReramReport.model_validate_json(report.model_dump_json()) == report
     again = run(trained, crossbar=CrossbarOptions(encoding=encoding), adc=AdcOptions(granularity=granularity, trq=report.trq))
@@ -108,8 +108,8 @@ def test_figures_are_of_the_whole_workload(trained):
     assert many.conversions == 150 * one.conversions
     assert many.energy_low_j == pytest.approx(150 * one.energy_low_j)
     train = run(trained, adc=AdcOptions(kind="ideal"), workload=WorkloadOptions(samples=50, epochs=3, phase="train"))
-    ranges = {part.name: (part.low_j, part.high_j) for part in train.energy if part.low_j != part.high_j}
-    assert set(ranges) == {"digital", "write"}
+    ranges = {name for name, value in train.energy_j.items() if value != train.energy_upper_j[name]}
+    assert ranges == {"digital", "write"}
     assert train.conversions > many.conversions
     assert train.crossbars > many.crossbars
     assert any("gradients of weights are digital" in warning for warning in train.warnings)
@@ -229,6 +229,15 @@ def test_every_cell_of_every_layer_is_written():
     """Two layers of 64 x 64, their transposes, 8 cells a weight, once a round, at 1.4 pJ at least."""
     layers = [LayerShape(inputs=64, outputs=64, count=2)]
     report = estimate(ReramRequest(mode="stats", layers=layers, workload=WorkloadOptions(phase="train")))
-    (written,) = (part for part in report.energy if part.name == "write")
-    assert written.low_j == pytest.approx(2 * 2 * 64 * 64 * 8 * 1.4e-12)
-    assert written.high_j == pytest.approx(2 * 2 * 64 * 64 * 8 * 120e-12)
+    assert report.energy_j["write"] == pytest.approx(2 * 2 * 64 * 64 * 8 * 1.4e-12)
+    assert report.energy_upper_j["write"] == pytest.approx(2 * 2 * 64 * 64 * 8 * 120e-12)
+
+
+def test_a_report_tells_what_was_tried(trained):
+    """On tuning data; what was chosen is the cheapest of those that kept the budget of 0.02."""
+    report = run(trained)
+    for trials, chosen in ((report.trials, report.mean_ops), (report.trials_uniform, report.mean_ops_uniform)):
+        kept = [trial.mean_ops for trial in trials if trial.lost <= 0.02]
+        assert len(trials) >= 4
+        assert chosen == pytest.approx(min(kept), rel=0.05)  # of other samples
+    assert run(trained, adc=AdcOptions(kind="ideal")).trials == []
