@@ -43,8 +43,7 @@ def page() -> str:
             parts += _registered(name, CHOSEN_BY_NAME[name])
         elif sections := _sections(field):
             section = schema["$defs"][sections[0]]
-            parts += [f"## `[{name}]`
-", *_section(section, schema, name in schema["required"])]
+            parts += [f"## `[{name}]`\n", *_section(section, schema, name in schema["required"])]
             parts += _subsections(name, section["properties"], schema, "###")
         if name == "upload":
             parts += _codecs()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,21 +19,17 @@ FOUND = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 class Postgres:
     """One server with one database; can be killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         if not FOUND:
             pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-        self.bin, self.folder = FOUND[-1].parent, folder
+        self.bin, self.folder = FOUND[-1].parent, Path(tempfile.mkdtemp(prefix="fedcosim-postgres-"))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        folder.mkdir(parents=True)
         self.user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
         if self.user:
-            shutil.chown(folder, self.user)
-            for parent in folder.parents:
-                if parent.stat().st_mode & 0o001 == 0:
-                    parent.chmod(parent.stat().st_mode | 0o001)
-        self._run("initdb", "-D", folder / "data", "-U", "fedcosim", "--auth=trust", "--no-sync")
+            shutil.chown(self.folder, self.user)
+        self._run("initdb", "-D", self.folder / "data", "-U", "fedcosim", "--auth=trust", "--no-sync")
         self.start()
         self._run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", "fedcosim", "fedcosim")
 
@@ -52,6 +49,7 @@ class Postgres:
 
     def stop(self) -> None:
         self._run("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "stop")
+        shutil.rmtree(self.folder)
 
     def _run(self, program: str, *arguments: object) -> None:
         command = [str(self.bin / program), *map(str, arguments)]

@@ -55,11 +55,11 @@ class Server:
 
     def driver(self, experiment: str) -> psutil.Process:
         """The process of an experiment's driver: Python, not the shell around it."""
+        commands = {process: process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])}
         (found,) = [
-            p
-            for p in psutil.process_iter(["cmdline"])
-            if experiment in (p.info["cmdline"] or [])
-            or any(part.endswith(experiment) for part in p.info["cmdline"] or [] if "/runs/" in part)
+            process
+            for process, words in commands.items()
+            if "fedcosim.server.cli" in words and any(Path(word).name == experiment for word in words)
         ]
         return found
 
@@ -181,9 +181,10 @@ def test_experiments_outlive_the_service(server):
     assert server.status(experiment) == "cancelled"
 
 
+@pytest.mark.slow
 def test_a_database_that_dies_loses_nothing_and_is_waited_for(tmp_path):
     """PostgreSQL killed in the middle of a run: 503 meanwhile, the run goes on, and all its rounds arrive later."""
-    postgres = Postgres(tmp_path / "postgres")
+    postgres = Postgres()
     server = Server(tmp_path / "data", "--database", postgres.url)
     try:
         experiment = server.client.submit(LONG.to_dict())["id"]

@@ -15,8 +15,8 @@ from fedcosim.server.store.tables import Table
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory):
-    server = Postgres(tmp_path_factory.mktemp("postgres") / "server")
+def postgres():
+    server = Postgres()
     yield server
     server.stop()
 
