@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ...core.errors import FedcosimError
 from ..jobs import Jobs
 from ..store import Store
-from . import auth, catalogue, experiments, problems, streams
+from . import auth, catalogue, experiments, pages, problems, streams
 
 LARGEST_BODY_BYTES = 2**20
 SUMMARY = "Launch, watch and compare federated learning experiments, and ask what they would cost on other hardware."
@@ -54,12 +54,15 @@ def create_app(service: Service) -> FastAPI:
         await run_in_threadpool(service.jobs.close)
         service.store.close()
 
-    app = FastAPI(title="fedcosim", summary=SUMMARY, version=version("fedcosim"), lifespan=lifespan, docs_url="/docs")
+    app = FastAPI(
+        title="fedcosim", summary=SUMMARY, version=version("fedcosim"), lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.state.service, app.state.tokens = service, service.tokens
     problems.install(app)
     for routes in (experiments.router, streams.router, catalogue.router):
         app.include_router(routes, prefix="/v1", responses=problems.RESPONSES)
     _operations(app, service)
+    pages.add_to(app)
     app.add_middleware(BodyLimit, most=LARGEST_BODY_BYTES)
     return app
 
