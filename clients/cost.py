@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from ..hwsim.client import CachedClient, Client, connect
 from ..hwsim.roofline.simulator import RooflineRequest
 from ..hwsim.simulator import HwsimError
 from .fleet import HardwareOptions, device_of
+from .tiering import memory_request
 from .work import Work, observed
 from .worker import COST
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 LEFT_OUT = 9001  # the code of an error reply of a client that is not missed
 SHOWN = 40  # operators, slowest first, that the run's report can draw
-_UNKNOWN = float("nan")
 _NOBODY_ANSWERS = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL")
 
 
@@ -38,6 +38,8 @@ class Cost:
     energy_low_j: float = 0.0
     energy_high_j: float = 0.0
     memory_bytes: float = 0.0
+    memory_slowdown: float = 1.0
+    """Computing time, which has it in it, over that with fast memory alone."""
 
     def to_record(self) -> ConfigRecord:
         """Return the cost as a record of a reply."""
@@ -47,6 +49,9 @@ class Cost:
     def of(cls, content: RecordDict) -> Cost | None:
         """Return the cost that a reply tells, if any."""
         return cls(**content.config_records[COST]) if COST in content else None  # type: ignore[arg-type]
+
+
+UNKNOWN = Cost(*[float("nan")] * len(fields(Cost)))
 
 
 def price(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -70,7 +75,7 @@ def price(message: Message, context: Context, call_next: ClientAppCallable) -> M
     except HwsimError as error:
         if spec.hardware.on_error == "fail" or error.code not in _NOBODY_ANSWERS:
             raise
-        reply.content[COST] = Cost(*[_UNKNOWN] * 4).to_record()
+        reply.content[COST] = UNKNOWN.to_record()
     return reply
 
 
@@ -84,9 +89,12 @@ class _Pricing:
     def __init__(self, options: HardwareOptions, device: str, client: Client) -> None:
         self._options, self._device, self._client = options, device, client
         self._known: dict[object, RooflineReport] = {}
+        self._slowdowns: dict[object, float] = {}
 
     def cost(self, done: list[Work]) -> Cost:
         """Sum up what some work costs; memory is that of the largest.
+
+        Where part of memory is slow, all work takes longer, and may draw the largest power for as long.
 
         Raises
         ------
@@ -103,11 +111,15 @@ class _Pricing:
                 raise _TooLargeError(
                     f"training needs {needs} of memory, its device {self._device} has {has}: {lacks} are missing"
                 )
+        parts = [(report, steps, self._slowdown(work, report)) for work, (report, steps) in zip(done, reports, strict=True)]
+        fast_s = sum(report.time_s * steps for report, steps, _ in parts)
+        compute_s = sum(report.time_s * steps * slowdown for report, steps, slowdown in parts)
         return Cost(
-            compute_s=sum(report.time_s * steps for report, steps in reports),
-            energy_low_j=sum(report.energy_low_j * steps for report, steps in reports),
-            energy_high_j=sum(report.energy_high_j * steps for report, steps in reports),
-            memory_bytes=max((report.memory.total_bytes for report, _ in reports), default=0),
+            compute_s=compute_s,
+            energy_low_j=sum(report.energy_low_j * steps for report, steps, _ in parts),
+            energy_high_j=sum(report.energy_high_j * steps * slowdown for report, steps, slowdown in parts),
+            memory_bytes=max((report.memory.total_bytes for report, _, _ in parts), default=0),
+            memory_slowdown=compute_s / fast_s if fast_s else 1.0,
         )
 
     def _report(self, work: Work) -> RooflineReport:
@@ -117,6 +129,14 @@ class _Pricing:
             )
             self._known[work.key] = self._client.estimate("roofline", request)
         return self._known[work.key]
+
+    def _slowdown(self, work: Work, report: RooflineReport) -> float:
+        if self._options.neomem is None:
+            return 1.0
+        if work.key not in self._slowdowns:
+            request = memory_request(self._options.neomem, work.step.footprint, report)
+            self._slowdowns[work.key] = self._client.estimate("neomem", request).slowdown_vs_all_fast
+        return self._slowdowns[work.key]
 
 
 @lru_cache(maxsize=256)

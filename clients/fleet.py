@@ -18,6 +18,7 @@ from ..core.options import Options, choose
 from ..core.seeds import derive
 from ..hwsim.devices import devices
 from ..hwsim.roofline.energy import EnergyModel
+from .tiering import NeoMemOptions
 
 Rate = Annotated[float, Field(gt=0, lt=1e15)]
 
@@ -45,6 +46,10 @@ class HardwareOptions(Options):
     """A client whose device lacks the memory has failed, or is left out and not missed."""
     energy_model: EnergyModel = "7nm"
     """Constants of the energy's lower end."""
+    memory: Literal["neomem"] | None = None
+    """neomem: part of each device's memory is slow, and its training takes longer for it; absent: all of it is fast."""
+    neomem: NeoMemOptions | None = None
+    """How memory is divided, and who moves pages: only with `memory = "neomem"`, where all of it has defaults."""
     endpoint: str | None = None
     """`host:port` of `fedcosim hwsim serve`, which $FEDCOSIM_HWSIM_TOKEN is sent to; in the client's process when absent."""
     root_ca: str | None = None
@@ -53,6 +58,13 @@ class HardwareOptions(Options):
     """How long an endpoint that is away or busy is asked again."""
     on_error: Literal["fail", "skip"] = "fail"
     """A client whose cost nobody can tell has failed, or takes part at an unknown cost."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _memory_has_defaults(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.get("memory") == "neomem" and fields.get("neomem") is None:
+            return {**fields, "neomem": {}}
+        return fields
 
     @model_validator(mode="after")
     def _known_and_complete(self) -> HardwareOptions:
@@ -66,6 +78,8 @@ class HardwareOptions(Options):
             if (getattr(self, field) is None) == (self.rounds == value):
                 what = "missing; it must be given for" if self.rounds == value else "has no effect without"
                 raise ValueError(f"hardware.{field}: {what} hardware.rounds = {value!r}")
+        if self.neomem is not None and self.memory is None:
+            raise ValueError("hardware.neomem: has no effect without hardware.memory = 'neomem'")
         if self.root_ca and not self.endpoint:
             raise ValueError("hardware.root_ca: has no effect without hardware.endpoint")
         return self

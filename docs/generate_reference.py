@@ -41,7 +41,7 @@ def page() -> str:
         if name in CHOSEN_BY_NAME:
             parts += _registered(name, CHOSEN_BY_NAME[name])
         elif sections := _sections(field):
-            parts += [f"## `[{name}]`\n", *_section(schema["$defs"][sections[0]], schema, name in schema["required"])]
+            parts += [f"## `[{name}]`\n", *_section(schema["$defs"][sections[0]], schema, name in schema["required"], name)]
     return "\n".join(parts)
 
 
@@ -53,21 +53,26 @@ def _registered(section: str, registry: Registry[Any]) -> Iterator[str]:
         options: type[Options] = registry.options(name)
         schema = options.model_json_schema()
         fields = {key: field for key, field in schema["properties"].items() if key != "name"}
-        nested = {key: field for key, field in fields.items() if _sections(field)}
-        plain = {key: field for key, field in fields.items() if key not in nested}
         yield f'### `name = "{name}"`\n'
         yield f"{(getdoc(options) or '').splitlines()[0]}\n"
-        yield _table(plain, schema) if plain else "No other fields.\n"
-        for key, field in nested.items():
-            yield f"#### `[{section}.{key}]`\n"
-            yield f"{field.get('description', '')}\n"
-            yield from _section(schema["$defs"][_sections(field)[0]], schema, required=False)
+        yield from _fields(fields, schema, (), section)
 
 
-def _section(section: Mapping[str, Any], schema: Mapping[str, Any], required: bool) -> Iterator[str]:
+def _section(section: Mapping[str, Any], schema: Mapping[str, Any], required: bool, path: str) -> Iterator[str]:
     summary = section.get("description", "").split("\n\n")[0].replace("\n", " ")
     yield f"{summary}{' Must be given.' if required else ''}\n"
-    yield _table(section["properties"], schema, section.get("required", ()))
+    yield from _fields(section["properties"], schema, section.get("required", ()), path)
+
+
+def _fields(fields: Mapping[str, Any], schema: Mapping[str, Any], required: Iterable[str], path: str) -> Iterator[str]:
+    """Document the fields of a section, and then the sections in it."""
+    nested = {key: field for key, field in fields.items() if _sections(field)}
+    plain = {key: field for key, field in fields.items() if key not in nested}
+    yield _table(plain, schema, required) if plain else "No other fields.\n"
+    for key, field in nested.items():
+        yield f"#### `[{path}.{key}]`\n"
+        yield f"{field.get('description', '')}\n"
+        yield from _section(schema["$defs"][_sections(field)[0]], schema, False, f"{path}.{key}")
 
 
 def _table(fields: Mapping[str, Any], schema: Mapping[str, Any], required: Iterable[str] = ()) -> str:

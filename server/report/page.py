@@ -130,6 +130,20 @@ def final_table(record: Record) -> Table:
     return Table(title, ("figure", "key", "unit", "value", "as recorded"), rows, text_columns=3)
 
 
+def memory_table(record: Record) -> Table:
+    """Return how much longer each device computed because part of its memory is slow."""
+    by_device: dict[str, list[float]] = {}
+    for entry in record["rounds"]:
+        for device, factor in entry.get("memory_slowdown", {}).items():
+            by_device.setdefault(device, []).append(factor)
+    rows = [
+        (device, str(len(factors)), f"{sum(factors) / len(factors):.3f}", f"{max(factors):.3f}")
+        for device, factors in sorted(by_device.items())
+    ]
+    head = ("device", "rounds", "slow-down, mean", "largest of a round")
+    return Table("Memory in two tiers", head, rows, note="Computing time over that with fast memory alone.")
+
+
 def run_failures(record: Record) -> list[Failure]:
     """Return all failures of clients in the order they happened."""
     return [
@@ -181,7 +195,7 @@ def run_page(record: Record, images: Sequence[Image] = (), devices: Sequence[Pic
         cards=run_cards(record),
         pictures=[*run_pictures(record), *devices],
         images=images,
-        tables=[final_table(record)] if standing(record) else [],
+        tables=[table for table in (final_table(record), memory_table(record)) if table.rows],
         failures=failures[:failures_shown],
         failures_left_out=max(0, len(failures) - failures_shown),
         spec=spec_toml(record["spec"]),
