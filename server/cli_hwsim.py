@@ -145,9 +145,9 @@ def neomem(
         fields["synthetic"] = {"generator": trace} | ({"accesses": accesses} if accesses else {})
     report = client.estimate("neomem", validate(NeoMemRequest, fields))
     if chart is not None:
-        from ..hwsim.neomem.figures import figure
+        from ..hwsim.neomem.figures import write_chart
 
-        figure(report).savefig(chart)
+        write_chart(report, chart)
     _show(report, f"{policy} on {trace}", as_json)
 
 

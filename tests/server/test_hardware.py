@@ -239,7 +239,9 @@ def test_the_record_tells_how_much_slower_each_device_is_for_its_memory(plain, r
     for line in record["rounds"]:
         assert line["memory_slowdown"].keys() == {"raspberry-pi-5", "h100-sxm"}
         assert 1 <= line["memory_slowdown"]["raspberry-pi-5"] < line["memory_slowdown"]["h100-sxm"]
-    assert "Memory in two tiers" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "Computing time over that with fast memory alone" in page
+    assert "Memory in two tiers: the training that it slows down most" in page
     assert "memory_slowdown" not in result(plain)["rounds"][0]
 
 
