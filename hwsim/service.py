@@ -191,8 +191,8 @@ class _Servicer:
 
     def UploadTrace(self, parts: Iterator[Message], context: grpc.ServicerContext) -> Message:  # noqa: N802
         """Take a trace in, which requests can name from then on."""
-        with self._work("UploadTrace", context):
-            trace_id, accesses = self.simulator.receive(parts)
+        with self._work("UploadTrace", context) as job:
+            trace_id, accesses = self.simulator.receive(parts, job)
             return common_pb2.TraceReceipt(trace_id=trace_id, accesses=accesses)
 
     def GetCapabilities(self, request: Message, context: grpc.ServicerContext) -> Message:  # noqa: N802

@@ -40,7 +40,7 @@ class Simulator(Protocol):
     def estimate(self, request: Any, job: Job) -> Any:
         """Answer a request."""
 
-    def receive(self, parts: Iterator[Any]) -> tuple[str, int]:
+    def receive(self, parts: Iterator[Any], job: Job) -> tuple[str, int]:
         """Take an uploaded trace in, where `takes_traces`; return its name and its accesses."""
 
     def capabilities(self) -> dict[str, list[str]]:

@@ -45,7 +45,7 @@ class NeoMem:
         """Simulate the request; raises what `simulator.estimate` does."""
         return estimate(request, job, self.traces)
 
-    def receive(self, parts: Iterator[Any]) -> tuple[str, int]:
+    def receive(self, parts: Iterator[Any], job: Job = Job()) -> tuple[str, int]:  # noqa: B008 - immutable
         """Take an uploaded trace in; return the name that requests give it, and how many accesses it has.
 
         Parameters
@@ -56,18 +56,20 @@ class NeoMem:
         Raises
         ------
         HwsimError
-            INVALID_ARGUMENT if they come in another order, or what `TraceUpload` raises.
+            INVALID_ARGUMENT if they come in another order, CANCELLED or DEADLINE_EXCEEDED by the job, or what `TraceUpload`
+            raises.
         """
         first = next(parts, None)
         if first is None or first.WhichOneof("part") != "header":
             raise HwsimError("header: missing; it comes first", field="header")
         upload = TraceUpload(decode(first.header, TraceHeader))
         for part in parts:
+            job.step()
             kind = part.WhichOneof("part")
             if kind == "data":
                 upload.chunk(part.data.seq, part.data.data, part.data.crc32c)
             elif kind == "trailer":
-                trace = upload.finish(part.trailer.sha256, part.trailer.count)
+                trace = upload.finish(part.trailer.sha256, part.trailer.count, job)
                 return self.traces.add(trace), len(trace)
             else:
                 raise HwsimError("header: came twice", field="header")
