@@ -46,6 +46,12 @@ class Simulator(Protocol):
     def capabilities(self) -> dict[str, list[str]]:
         """Return what requests can choose from, by field."""
 
+    def limits(self) -> dict[str, int]:
+        """Return the largest values that requests and uploads may have, by what they count."""
+
+    def warm_up(self) -> None:
+        """Compile what requests will need; a server answers none before that is done."""
+
 
 def load(name: str) -> type[Simulator]:
     """Return a simulator's class.

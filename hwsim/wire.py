@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -65,7 +66,7 @@ def decode(message: Message, cls: type[B]) -> B:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         sentence = sentences(error, cls)[0]
-        raise HwsimError(sentence, "INVALID_ARGUMENT", field or sentence.split(":")[0]) from None
+        raise HwsimError(sentence, "INVALID_ARGUMENT", field or re.split(":| = ", sentence)[0]) from None
 
 
 def _is_map(field: FieldDescriptor) -> bool:

@@ -67,7 +67,9 @@ class NeoMemRequest(Options):
     def _consistent(self) -> NeoMemRequest:
         given = [name for name in ("training", "synthetic", "trace_id") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of training, synthetic and trace_id, not {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"training: give exactly one of training, synthetic and trace_id, not {' and '.join(given) or 'none'}"
+            )
         if self.repeats > 1 and self.trace_id is None:
             raise ValueError(f"repeats = {self.repeats}: is for trace_id; other workloads have a length of their own")
         if self.compute_seconds is not None and (self.trace_id is None or self.access.c0_ns is not None):

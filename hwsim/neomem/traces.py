@@ -28,6 +28,8 @@ from .constants import constant
 MAX_ACCESSES = 2**28
 """Accesses of a trace at most."""
 LINE_BYTES = constant("cost.line_bytes")
+ACCESS_BYTES = 5
+"""What an access of a trace takes in memory: a page number and a flag."""
 PIECE = 2**18
 """Elements worked on between two looks at whether to go on; changes nothing else. A multiple of 8."""
 

@@ -32,7 +32,7 @@ class TraceHeader(Options):
     """Page numbers of accesses that reach memory, or byte addresses of all accesses, which go through a cache first."""
     page_bytes: Annotated[int, Field(ge=64, le=2**30)] = 4096
     """A power of two."""
-    total_accesses: Annotated[int, Field(ge=1, le=MAX_ACCESSES)]
+    total_accesses: Annotated[int, Field(ge=1)]
     """How many accesses there are."""
     total_pages: Annotated[int, Field(ge=1, le=2**31)] | None = None
     """The footprint, for content `pages`; absent: the largest page and one."""
@@ -50,12 +50,25 @@ class TraceUpload:
     Parameters
     ----------
     header : TraceHeader
+    most_accesses : int
+        For which there is room.
+
+    Raises
+    ------
+    HwsimError
+        INVALID_ARGUMENT for pages of a size that is no power of two; RESOURCE_EXHAUSTED for more accesses than there is room.
     """
 
-    def __init__(self, header: TraceHeader) -> None:
+    def __init__(self, header: TraceHeader, most_accesses: int = MAX_ACCESSES) -> None:
         if header.page_bytes & (header.page_bytes - 1):
             raise HwsimError(
                 f"header.page_bytes = {header.page_bytes}: not a power of two; 4096 is usual", field="header.page_bytes"
+            )
+        if header.total_accesses > most_accesses:
+            raise HwsimError(
+                f"header.total_accesses = {header.total_accesses}: at most {most_accesses} fit here; send a shorter trace",
+                "RESOURCE_EXHAUSTED",
+                "header.total_accesses",
             )
         self.header = header
         self._element = np.dtype("<i4" if header.format == "int32" else "<i8")
