@@ -295,7 +295,7 @@ def dlrm(options: DlrmOptions, pages: int, accesses: int, stream: Stream) -> Pag
             out_ST[part, t * options.pooling : (t + 1) * options.pooling] = start + rows_SL[part]
     for part in stream.each(samples, options.model_accesses + 1):
         turn_N = np.arange(part.start * options.model_accesses, part.stop * options.model_accesses)
-        out_ST[part, lookups:] = (pages - model + turn_N % model).reshape(-1, options.model_accesses)
+        out_ST[part, lookups:] = (pages - model + turn_N % model).reshape(part.stop - part.start, -1)
     return out_ST.ravel()[:accesses]
 
 

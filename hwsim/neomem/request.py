@@ -52,7 +52,7 @@ class NeoMemRequest(Options):
     """Of generators and samplers."""
     warmup_accesses: Annotated[int, Field(ge=0)] = 0
     """Accesses at the start that figures leave out."""
-    tick_ms: Annotated[float, Field(gt=0, le=1e6)] = constant("cost.tick_ms")
+    tick_ms: Annotated[float, Field(ge=1e-3, le=1e6)] = constant("cost.tick_ms")
     """Length of an epoch, at whose end policies act."""
     neomem: DaemonOptions = DaemonOptions()
     neoprof: NeoProfOptions = NeoProfOptions()

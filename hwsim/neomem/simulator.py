@@ -33,6 +33,7 @@ BATCH = 2**18
 """Accesses between two looks at whether to go on; changes nothing else."""
 _STEPS = 32
 _POINTS = 240
+_MOST_PS = 2**62  # the clock has 63 bits
 
 
 def estimate(request: NeoMemRequest, job: Job, traces: TraceStore) -> NeoMemReport:
@@ -41,8 +42,8 @@ def estimate(request: NeoMemRequest, job: Job, traces: TraceStore) -> NeoMemRepo
     Raises
     ------
     HwsimError
-        INVALID_ARGUMENT if the warm-up leaves nothing; CANCELLED, DEADLINE_EXCEEDED; and what `workload.workload`,
-        `machine.build` and `training.generate` raise.
+        INVALID_ARGUMENT if the warm-up leaves nothing, or if more than 53 days would pass; CANCELLED, DEADLINE_EXCEEDED; and
+        what `workload.workload`, `machine.build` and `training.generate` raise.
     """
     work = workload(request, traces)
     built = machine.build(request.platform, work.pages, work.scale, work.access, request.tick_ms)
@@ -179,6 +180,12 @@ class Simulation:
         self._epoch = (self.clock_ps, self._counts)
         self._epoch_faults = 0
         self.clock_ps += self.system.costs.take()
+        if self.clock_ps + max(self.system.load.cost_ps) > _MOST_PS:
+            raise HwsimError(
+                f"platform: {self.position} accesses take {self.clock_ps / 1e12:.3g} s of simulated time; at "
+                f"most {_MOST_PS / 1e12:.3g} s can pass, so choose a faster machine or a smaller footprint",
+                field="platform",
+            )
         tick_ps = self.system.machine.tick_ps
         return (self.clock_ps // tick_ps + 1) * tick_ps
 

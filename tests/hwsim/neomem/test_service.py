@@ -9,21 +9,28 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import get_args
 
 import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mutations import mutate
 
 from fedcosim.hwsim.client import LocalClient, RemoteClient, RemoteError, _call
-from fedcosim.hwsim.neomem import NeoMemRequest
+from fedcosim.hwsim.neomem import NeoMemReport, NeoMemRequest
+from fedcosim.hwsim.neomem.generators import Generator
 from fedcosim.hwsim.neomem.host import TRACES_BYTES, NeoMem
+from fedcosim.hwsim.neomem.policies import POLICIES
 from fedcosim.hwsim.neomem.traces import MAX_ACCESSES, PIECE, trace_of_pages
 from fedcosim.hwsim.neomem.upload import MAX_CHUNK_BYTES, checksum, parts_of
 from fedcosim.hwsim.service import Host, Limits, build
 from fedcosim.hwsim.simulator import HwsimError, Job
 from fedcosim.hwsim.v1 import common_pb2, neomem_pb2_grpc
 from fedcosim.hwsim.v1 import neomem_pb2 as pb
+from fedcosim.hwsim.wire import decode, encode
 
 PATIENCE_S = 30
 
@@ -116,6 +123,42 @@ def test_bad_input_has_its_status_and_names_its_field(remote, fields, code, fiel
         call(remote, "Estimate", pb.NeoMemRequest(**fields))
     assert (caught.value.code, caught.value.field) == (code, field), str(caught.value)
     assert caught.value.retry_after_s is None, "coming again does not help"
+
+
+SMALL = st.one_of(
+    st.builds(
+        lambda generator, pages: {"synthetic": {"generator": generator, "pages": pages, "accesses": 3000}},
+        st.sampled_from(get_args(Generator)),
+        st.sampled_from([2, 500, 2**20]),
+    ),
+    st.just({"training": {"param_count": 10**6, "steps": 3, "activation_bytes_per_sample": 10_000}}),
+)
+PLATFORMS = st.sampled_from([{"fast_to_slow": 0.5}, {"fast_bytes": 2**24, "slow_bytes": 2**40}])
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(SMALL, st.sampled_from(list(POLICIES)), PLATFORMS, st.data(), st.integers(1, 3))
+def test_no_message_is_an_internal_error(remote, fields, policy, memory, data, changes):
+    """Valid requests with fields set to extremes get a finite answer, or a status that blames them, or take too long."""
+    message = encode(NeoMemRequest(**fields, policy=policy, platform=memory), pb.NeoMemRequest())
+    for _ in range(changes):
+        mutate(message, data)
+    stub = neomem_pb2_grpc.NeoMemStub(remote._connected())
+    try:
+        report = decode(stub.Estimate(message, timeout=2), NeoMemReport)
+    except grpc.RpcError as error:
+        blaming = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+        assert error.code().name in blaming, error.details()  # noqa: PT017 - either outcome is right
+    else:
+        assert all(math.isfinite(x) and x > 0 for x in (report.sim_s, report.slowdown_vs_all_fast, report.energy_high_j))
+
+
+def test_a_machine_on_which_nothing_ever_ends_is_refused(remote):
+    """A page in a month, before the clock runs over."""
+    slow = {"fast_to_slow": 0.5, "fast_bytes_per_s": 1e3, "slow_bytes_per_s": 1e3}
+    with pytest.raises(RemoteError, match="simulated time") as caught:
+        call(remote, "Estimate", pb.NeoMemRequest(synthetic=ZIPF | {"pages": 2**35}, platform=slow, scale=2**20))
+    assert (caught.value.code, caught.value.field) == ("INVALID_ARGUMENT", "platform")
 
 
 PAGES = np.arange(100, dtype="<i4")
