@@ -275,8 +275,8 @@ from fedcosim.hwsim.neomem import NeoMemRequest, TraceStore, estimate
 from fedcosim.hwsim.simulator import Job
 started, cpu = time.perf_counter(), time.process_time()
 estimate(NeoMemRequest(synthetic={"generator": "gups", "accesses": int(sys.argv[1])}, scale=256), Job(), TraceStore())
-largest_kib = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))  # getrusage has the parent's
-print(time.perf_counter() - started, time.process_time() - cpu, started - begun, int(largest_kib) // 1024)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))  # getrusage would have the parent's memory
+print(time.perf_counter() - started, time.process_time() - cpu, started - begun, int(status["VmHWM"].split()[0]) // 1024)
 """
 
 

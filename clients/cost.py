@@ -94,7 +94,8 @@ class _Pricing:
     def cost(self, done: list[Work]) -> Cost:
         """Sum up what some work costs; memory is that of the largest.
 
-        Where part of memory is slow, all work takes longer, and may draw the largest power for as long.
+        Where part of memory is slow, all work takes longer, and may draw the largest power for as long. It can also take less
+        time, for a second tier is a second bus; then both ends are lower.
 
         Raises
         ------
@@ -116,7 +117,7 @@ class _Pricing:
         compute_s = sum(report.time_s * steps * slowdown for report, steps, slowdown in parts)
         return Cost(
             compute_s=compute_s,
-            energy_low_j=sum(report.energy_low_j * steps for report, steps, _ in parts),
+            energy_low_j=sum(report.energy_low_j * steps * min(1.0, slowdown) for report, steps, slowdown in parts),
             energy_high_j=sum(report.energy_high_j * steps * slowdown for report, steps, slowdown in parts),
             memory_bytes=max((report.memory.total_bytes for report, _, _ in parts), default=0),
             memory_slowdown=compute_s / fast_s if fast_s else 1.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .report import NeoMemReport
 
@@ -23,8 +23,8 @@ def write_chart(report: NeoMemReport, path: Path) -> None:
 def draw_chart(figure: Figure, report: NeoMemReport) -> None:
     """Draw the share of accesses to fast memory and NeoMem's threshold over time, and the speed over each other policy."""
     series, has_threshold = report.series, max(report.series.theta) >= 0
-    places = [["hits", "compared"], ["threshold", "compared"]] if has_threshold else [["hits", "compared"]]
-    axes = figure.subplot_mosaic(places, height_ratios=[2, 1][: len(places)])
+    places: list[Any] = [["hits", "compared"], ["threshold", "compared"]][: 1 + has_threshold]
+    axes = figure.subplot_mosaic(places, height_ratios=[2, 1][: 1 + has_threshold])
     axes["hits"].plot(series.time_s, series.fast_hit_ratio, linewidth=1.6)
     axes["hits"].set(ylabel="accesses to fast memory", ylim=(0, 1.02), title=report.policy)
     lowest = axes["hits"]
