@@ -6,7 +6,8 @@
 
 Parts: `logs` compares GUPS with the authors' logs, of which two fitted the access model; `suite` runs eight traces under all
 policies; `shapes` varies NeoMem's and PEBS' parameters; `training` shows what a client of a federation has to gain; `speed`
-times the simulator. All use hwsim/neomem/constants.toml as it is; the figures carry its digest.
+times the simulator, `looks` how soon it notices that nobody waits any more. All use hwsim/neomem/constants.toml as it is; the
+figures carry its digest.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Bench:
     ) -> list[Outcome]:
         """Run policies, or variants of a request, on its trace."""
         work = workload(request, TraceStore())
-        trace = work.trace()
+        trace = work.trace(Job())
         built = machine.build(request.platform, work.pages, work.scale, work.access, request.tick_ms)
         requests = [NeoMemRequest.model_validate(request.model_dump() | variant) for variant in variants]
         return [Simulation(one, policy, trace, built).finish(Job()) for one in requests for policy in policies]  # type: ignore[arg-type]
@@ -245,7 +246,7 @@ def speed(bench: Bench) -> Table:
         for what, quota in (("neomem", 2**28), ("neomem, next to nothing promoted", 1.0)):
             request = bench.request({"generator": "gups"}, scale=scale, neomem={"quota_bytes_per_s": quota})
             work = workload(request, TraceStore())
-            trace = work.trace()
+            trace = work.trace(Job())
             built = machine.build(request.platform, work.pages, work.scale, work.access, request.tick_ms)
             seconds = [_seconds(Simulation(request, "neomem", trace, built)) for _ in range(4)][1:]
             figure = f"{len(trace) / statistics.median(seconds) / 1e6:.1f} M accesses/s"
@@ -268,14 +269,14 @@ def _seconds(run: Simulation) -> float:
 
 
 _CHILD = """
-import resource, sys, time
+import sys, time
 begun = time.perf_counter()
 from fedcosim.hwsim.neomem import NeoMemRequest, TraceStore, estimate
 from fedcosim.hwsim.simulator import Job
 started, cpu = time.perf_counter(), time.process_time()
 estimate(NeoMemRequest(synthetic={"generator": "gups", "accesses": int(sys.argv[1])}, scale=256), Job(), TraceStore())
-print(time.perf_counter() - started, time.process_time() - cpu, started - begun,
-      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))  # getrusage would have the parent's memory
+print(time.perf_counter() - started, time.process_time() - cpu, started - begun, int(status["VmHWM"].split()[0]) // 1024)
 """
 
 
@@ -285,12 +286,48 @@ def _fresh(accesses: int) -> tuple[float, float, float, int]:
     return float(wall_s), float(cpu_s), float(import_s), int(memory)
 
 
+class _Looks:
+    """Somebody who could leave at any time, and notes for how long nobody looks whether he has."""
+
+    def __init__(self) -> None:
+        self.longest_s, self._last_s = 0.0, time.perf_counter()
+
+    def __call__(self) -> bool:
+        now_s = time.perf_counter()
+        self.longest_s, self._last_s = max(self.longest_s, now_s - self._last_s), now_s
+        return False
+
+
+def looks(bench: Bench) -> Table:
+    """Give the longest time that a request is worked on without a look at whether it was cancelled."""
+    requests = {name: bench.request(trace) for name, trace in SUITE.items()}
+    requests["GUPS 90 %, 60 M accesses"] = bench.request(SUITE["GUPS 90 %"], 60_000_000)
+    requests["GUPS 90 %, 290 thousand pages"] = bench.request(SUITE["GUPS 90 %"], scale=16)
+    requests["GUPS 90 %, 4.6 million pages"] = bench.request(SUITE["GUPS 90 %"], scale=1)
+    model = TRAINING["BERT-base, Adam"] | {"compute_seconds_per_step": 0.3, "steps": 200 // bench.shrink}
+    requests["BERT-base, Adam, 200 steps"] = NeoMemRequest(training=model)
+    table = []
+    for name, request in requests.items():
+        longest = []
+        for _ in range(3):
+            begun_s, looking = time.perf_counter(), _Looks()
+            estimate(request, Job(cancelled=looking), TraceStore())
+            looking()
+            longest.append(looking.longest_s)
+        took = f"{time.perf_counter() - begun_s:.1f}"
+        table.append(
+            {"request": name, "takes, s": took, "longest between looks, ms": f"{1000 * statistics.median(longest):.0f}"}
+        )
+    return table
+
+
 PARTS: dict[str, Callable[[Bench], Table]] = {
     "logs": logs,
     "suite": suite,
     "shapes": shapes,
     "training": training,
     "speed": speed,
+    "looks": looks,
 }
 
 

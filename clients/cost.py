@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from ..hwsim.roofline.simulator import RooflineRequest
 from ..hwsim.simulator import HwsimError
 from .accelerator import CrossbarHardware, Crossbars, Spent, without_crossbars
 from .fleet import HardwareOptions, device_of
+from .tiering import memory_request
 from .work import Work, observed
 from .worker import COST
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 LEFT_OUT = 9001  # the code of an error reply of a client that is not missed
 SHOWN = 40  # operators, slowest first, that the run's report can draw
-_UNKNOWN = float("nan")
 _NOBODY_ANSWERS = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL")
 
 
@@ -39,6 +39,8 @@ class Cost:
     energy_low_j: float = 0.0
     energy_high_j: float = 0.0
     memory_bytes: float = 0.0
+    memory_slowdown: float = 1.0
+    """Computing time, which has it in it, over that with fast memory alone."""
 
     def to_record(self) -> ConfigRecord:
         """Return the cost as a record of a reply."""
@@ -48,6 +50,9 @@ class Cost:
     def of(cls, content: RecordDict) -> Cost | None:
         """Return the cost that a reply tells, if any."""
         return cls(**content.config_records[COST]) if COST in content else None  # type: ignore[arg-type]
+
+
+UNKNOWN = Cost(*[float("nan")] * len(fields(Cost)))
 
 
 def price(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -71,7 +76,7 @@ def price(message: Message, context: Context, call_next: ClientAppCallable) -> M
     except HwsimError as error:
         if spec.hardware.on_error == "fail" or error.code not in _NOBODY_ANSWERS:
             raise
-        reply.content[COST] = Cost(*[_UNKNOWN] * 4).to_record()
+        reply.content[COST] = UNKNOWN.to_record()
     return reply
 
 
@@ -86,9 +91,13 @@ class _Pricing:
         self._options, self._device, self._client = options, device, client
         self._known: dict[object, RooflineReport] = {}
         self._crossbars = Crossbars(options.reram or CrossbarHardware(), client) if options.accelerator else None
+        self._slowdowns: dict[object, float] = {}
 
     def cost(self, done: list[Work]) -> Cost:
         """Sum up what some work costs; memory is that of the largest.
+
+        Where part of memory is slow, all work takes longer, and may draw the largest power for as long. It can also take less
+        time, for a second tier is a second bus; then both ends are lower.
 
         Raises
         ------
@@ -106,11 +115,17 @@ class _Pricing:
                     f"training needs {needs} of memory, its device {self._device} has {has}: {lacks} are missing"
                 )
         crossbars = self._crossbars.spent(done) if self._crossbars else Spent()
+        parts = [(report, steps, self._slowdown(work, report)) for work, (report, steps) in zip(done, reports, strict=True)]
+        fast_s = sum(report.time_s * steps for report, steps, _ in parts)
+        compute_s = sum(report.time_s * steps * slowdown for report, steps, slowdown in parts)
         return Cost(
-            compute_s=crossbars.compute_s + sum(report.time_s * steps for report, steps in reports),
-            energy_low_j=crossbars.energy_low_j + sum(report.energy_low_j * steps for report, steps in reports),
-            energy_high_j=crossbars.energy_high_j + sum(report.energy_high_j * steps for report, steps in reports),
-            memory_bytes=max((report.memory.total_bytes for report, _ in reports), default=0),
+            compute_s=crossbars.compute_s + compute_s,
+            energy_low_j=crossbars.energy_low_j
+            + sum(report.energy_low_j * steps * min(1.0, slowdown) for report, steps, slowdown in parts),
+            energy_high_j=crossbars.energy_high_j
+            + sum(report.energy_high_j * steps * slowdown for report, steps, slowdown in parts),
+            memory_bytes=max((report.memory.total_bytes for report, _, _ in parts), default=0),
+            memory_slowdown=compute_s / fast_s if fast_s else 1.0,
         )
 
     def _report(self, work: Work) -> RooflineReport:
@@ -121,6 +136,14 @@ class _Pricing:
             )
             self._known[work.key] = self._client.estimate("roofline", request)
         return self._known[work.key]
+
+    def _slowdown(self, work: Work, report: RooflineReport) -> float:
+        if self._options.neomem is None:
+            return 1.0
+        if work.key not in self._slowdowns:
+            request = memory_request(self._options.neomem, work.step.footprint, report)
+            self._slowdowns[work.key] = self._client.estimate("neomem", request).slowdown_vs_all_fast
+        return self._slowdowns[work.key]
 
 
 @lru_cache(maxsize=256)

@@ -19,6 +19,7 @@ from ..core.seeds import derive
 from ..hwsim.devices import devices
 from ..hwsim.roofline.energy import EnergyModel
 from .accelerator import CrossbarHardware
+from .tiering import NeoMemOptions
 
 Rate = Annotated[float, Field(gt=0, lt=1e15)]
 
@@ -50,6 +51,10 @@ class HardwareOptions(Options):
     """What does products with weights instead of the device's processor: crossbars; see `[hardware.reram]`."""
     reram: CrossbarHardware | None = None
     """reram: what the crossbars are like; the usual ones when absent."""
+    memory: Literal["neomem"] | None = None
+    """neomem: part of each device's memory is slow, and its training takes longer for it; absent: all of it is fast."""
+    neomem: NeoMemOptions | None = None
+    """How memory is divided, and who moves pages: only with `memory = "neomem"`, where all of it has defaults."""
     endpoint: str | None = None
     """`host:port` of `fedcosim hwsim serve`, which $FEDCOSIM_HWSIM_TOKEN is sent to; in the client's process when absent."""
     root_ca: str | None = None
@@ -58,6 +63,13 @@ class HardwareOptions(Options):
     """How long an endpoint that is away or busy is asked again."""
     on_error: Literal["fail", "skip"] = "fail"
     """A client whose cost nobody can tell has failed, or takes part at an unknown cost."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _memory_has_defaults(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.get("memory") == "neomem" and fields.get("neomem") is None:
+            return {**fields, "neomem": {}}
+        return fields
 
     @model_validator(mode="after")
     def _known_and_complete(self) -> HardwareOptions:
@@ -73,6 +85,8 @@ class HardwareOptions(Options):
                 raise ValueError(f"hardware.{field}: {what} hardware.rounds = {value!r}")
         if self.reram and not self.accelerator:
             raise ValueError("hardware.reram: has no effect without hardware.accelerator = 'reram'")
+        if self.neomem is not None and self.memory is None:
+            raise ValueError("hardware.neomem: has no effect without hardware.memory = 'neomem'")
         if self.root_ca and not self.endpoint:
             raise ValueError("hardware.root_ca: has no effect without hardware.endpoint")
         return self

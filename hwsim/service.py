@@ -39,6 +39,7 @@ from .wire import decode, encode
 PACKAGE = "fedcosim.hwsim.v1"
 _LAST_WORDS_S = 0.5  # for answers that are on their way when the server ends
 _LONGEST_MESSAGE_BYTES = 1000  # a status travels in headers, of which gRPC takes 8 KiB, three times and encoded
+_LARGEST_MESSAGE_BYTES = 4 * 2**20  # gRPC's own limit
 log = logging.getLogger(__name__)
 
 
@@ -117,7 +118,8 @@ class Host:
         threads = ThreadPoolExecutor(limits.concurrency + limits.spare_threads, thread_name_prefix="hwsim")
         self._server = grpc.server(threads, interceptors=[_Token(token)] if token else [])
         self._health = health.HealthServicer()
-        self._gate, self._names = gate, [f"{PACKAGE}.{simulator.service}" for simulator in simulators.values()]
+        self._gate, self._simulators = gate, list(simulators.values())
+        self._names = [f"{PACKAGE}.{simulator.service}" for simulator in simulators.values()]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         for name, simulator in simulators.items():
             messages, stubs = (import_module(f"{PACKAGE}.{name}_{kind}") for kind in ("pb2", "pb2_grpc"))
@@ -139,10 +141,17 @@ class Host:
             raise SpecError(f"{address}: cannot be listened on; choose another address or port") from None
 
     def start(self) -> None:
-        """Serve, and say so to health checks."""
+        """Answer health checks, let simulators compile what they need, then serve, and say so to health checks."""
+        self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._server.start()
+        for simulator in self._simulators:
+            simulator.warm_up()
+        self._gate.open()
+        self._say(health_pb2.HealthCheckResponse.SERVING)
+
+    def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *self._names):
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+            self._health.set(name, status)
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Take nothing new, finish what is in work (for so many seconds), and end; health checks are told meanwhile."""
@@ -191,8 +200,8 @@ class _Servicer:
 
     def UploadTrace(self, parts: Iterator[Message], context: grpc.ServicerContext) -> Message:  # noqa: N802
         """Take a trace in, which requests can name from then on."""
-        with self._work("UploadTrace", context):
-            trace_id, accesses = self.simulator.receive(parts)
+        with self._work("UploadTrace", context) as job:
+            trace_id, accesses = self.simulator.receive(parts, job)
             return common_pb2.TraceReceipt(trace_id=trace_id, accesses=accesses)
 
     def GetCapabilities(self, request: Message, context: grpc.ServicerContext) -> Message:  # noqa: N802
@@ -204,6 +213,7 @@ class _Servicer:
             choices=choices,
             concurrency=self.limits.concurrency,
             deadline_s=self.limits.deadline_s,
+            limits={"message_bytes": _LARGEST_MESSAGE_BYTES} | self.simulator.limits(),
         )
 
     def _answer(self, request: Message, job: Job) -> Message:
@@ -260,16 +270,20 @@ class _NotNowError(HwsimError):
     """The request is refused for now, whatever it is."""
 
 
+_STARTING = "the server is starting; ask again"
+
+
 class _Gate:
-    """Lets so many requests in at once, and none after it was closed."""
+    """Lets so many requests in at once, and none before it was opened and after it was closed."""
 
     def __init__(self, room: int) -> None:
-        self._room, self._rooms, self._closed, self._usual_s = threading.Semaphore(room), room, False, 0.1
+        self._room, self._rooms, self._usual_s = threading.Semaphore(room), room, 0.1
+        self._closed = _STARTING
 
     @contextmanager
     def entered(self) -> Iterator[None]:
         if self._closed:
-            raise _NotNowError("the server is shutting down; ask another one", "UNAVAILABLE")
+            raise _NotNowError(self._closed, "UNAVAILABLE")
         if not self._room.acquire(blocking=False):
             raise _NotNowError(f"all workers are busy; try again in {self.retry_after_s:.2f} s", "RESOURCE_EXHAUSTED")
         started = time.perf_counter()
@@ -284,9 +298,14 @@ class _Gate:
         """How long it will usually be until there is room."""
         return min(5.0, max(0.02, self._usual_s))
 
+    def open(self) -> None:
+        """Let callers in, unless it was closed meanwhile."""
+        if self._closed == _STARTING:
+            self._closed = ""
+
     def close(self) -> None:
         """Let nobody in any more."""
-        self._closed = True
+        self._closed = "the server is shutting down; ask another one"
 
     def emptied(self, grace_s: float) -> None:
         """Return when all have left, or so many seconds have passed."""

@@ -45,11 +45,17 @@ class Simulator(Protocol):
     def estimate(self, request: Any, job: Job) -> Any:
         """Answer a request."""
 
-    def receive(self, parts: Iterator[Any]) -> tuple[str, int]:
+    def receive(self, parts: Iterator[Any], job: Job) -> tuple[str, int]:
         """Take an uploaded trace in, where `takes_traces`; return its name and its accesses."""
 
     def capabilities(self) -> dict[str, list[str]]:
         """Return what requests can choose from, by field."""
+
+    def limits(self) -> dict[str, int]:
+        """Return the largest values that requests and uploads may have, by what they count."""
+
+    def warm_up(self) -> None:
+        """Compile what requests will need; a server answers none before that is done."""
 
 
 def load(name: str) -> type[Simulator]:

@@ -20,11 +20,21 @@ app = typer.Typer(no_args_is_help=True, help="Hardware simulators: serve them, a
 estimate = typer.Typer(no_args_is_help=True, help="Ask a simulator what some work costs.")
 app.add_typer(estimate, name="estimate")
 
+
+def _drawable(chart: Path | None) -> Path | None:
+    if chart is not None and chart.suffix not in (".svg", ".png", ".pdf"):
+        raise SpecError(f"--chart {str(chart)!r}: must end in .svg, .png or .pdf")
+    return chart
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
 Endpoint = Annotated[
     str | None, typer.Option("--endpoint", help="host:port of a service; in this process when absent.", show_default=False)
 ]
 TOKEN = "FEDCOSIM_HWSIM_TOKEN"
+Chart = Annotated[
+    Path | None, typer.Option(help="Where a figure goes (.svg, .png, .pdf).", callback=_drawable, show_default=False)
+]
 RECORDED_STEPS = 20  # how often a recorded training step is run
 
 
@@ -87,7 +97,7 @@ def roofline(
     viewer: Annotated[bool, typer.Option("--viewer", help="LLM-Viewer's numbers, slips included (--llm).")] = False,
     fallback: Annotated[bool, typer.Option("--fallback", help="Wider units where the device lacks the precision.")] = False,
     operators: Annotated[int, typer.Option(help="Slowest operators that are listed; 0 for all.")] = 20,
-    chart: Annotated[Path | None, typer.Option(help="Where a roofline chart goes (.svg, .png, .pdf).")] = None,
+    chart: Chart = None,
     endpoint: Endpoint = None,
     as_json: Json = False,
 ) -> None:
@@ -122,11 +132,12 @@ def neomem(
     against: Annotated[str, typer.Option(help="Policies to compare with, separated by commas.")] = "",
     fast_to_slow: Annotated[float, typer.Option(help="Fast memory over the rest of the footprint.")] = 0.5,
     accesses: Annotated[int | None, typer.Option(help="Accesses of a generated trace.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Times that a file (1) or a recorded step (20) is run.")] = None,
     profile: Annotated[str, typer.Option(help="paper or artifact, where they differ.")] = "paper",
     batch: Annotated[int, typer.Option(help="Samples of the recorded step (train:MODEL).")] = 32,
     device: Annotated[str | None, typer.Option(help="Whose step time train:MODEL has; a memory-bound one when absent.")] = None,
     seed: Annotated[int, typer.Option(help="Of the generator and of samplers.")] = 1,
-    chart: Annotated[Path | None, typer.Option(help="Where a figure goes (.svg, .png, .pdf).")] = None,
+    chart: Chart = None,
     endpoint: Endpoint = None,
     as_json: Json = False,
 ) -> None:
@@ -138,18 +149,18 @@ def neomem(
     fields["against"] = [name.strip() for name in against.split(",") if name.strip()]
     if trace.startswith("train:"):
         recorded, seconds = _recorded(trace.removeprefix("train:"), batch, device)
-        fields |= {"trace_id": client.upload(recorded), "repeats": RECORDED_STEPS, "compute_seconds": seconds}
+        fields |= {"trace_id": client.upload(recorded), "repeats": repeats or RECORDED_STEPS, "compute_seconds": seconds}
     elif Path(trace).suffix in (".npz", ".i32", ".i64"):
         from ..hwsim.neomem.traces import load
 
-        fields["trace_id"] = client.upload(load(Path(trace)))
+        fields |= {"trace_id": client.upload(load(Path(trace))), "repeats": repeats or 1}
     else:
-        fields["synthetic"] = {"generator": trace} | ({"accesses": accesses} if accesses else {})
+        fields["synthetic"] = {"generator": trace} | ({} if accesses is None else {"accesses": accesses})
     report = client.estimate("neomem", validate(NeoMemRequest, fields))
     if chart is not None:
-        from ..hwsim.neomem.figures import figure
+        from ..hwsim.neomem.figures import write_chart
 
-        figure(report).savefig(chart)
+        write_chart(report, chart)
     _show(report, f"{policy} on {trace}", as_json)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..clients.cost import Cost
+from ..clients.cost import UNKNOWN, Cost
 from ..clients.fleet import Fleet, HardwareOptions
 from ..core.errors import RoundError
 
@@ -26,6 +26,7 @@ class Part:
     upload_s: float
     energy_low_j: float
     energy_high_j: float
+    memory_slowdown: float = 1.0
 
     @property
     def total_s(self) -> float:
@@ -116,9 +117,10 @@ class Clock:
 
     def part(self, client: int, cost: Cost | None, down_bytes: int, up_bytes: int) -> Part:
         """Return one client's part in a round."""
-        link, nan = self.fleet.link[client], math.nan
-        compute_s, low_j, high_j = (cost.compute_s, cost.energy_low_j, cost.energy_high_j) if cost else (nan, nan, nan)
-        return Part(client, link.download_s(down_bytes), compute_s, link.upload_s(up_bytes), low_j, high_j)
+        link, cost = self.fleet.link[client], cost or UNKNOWN
+        download_s, upload_s = link.download_s(down_bytes), link.upload_s(up_bytes)
+        energy_j = (cost.energy_low_j, cost.energy_high_j)
+        return Part(client, download_s, cost.compute_s, upload_s, *energy_j, cost.memory_slowdown)
 
     def close(self, parts: Sequence[Part]) -> Timing:
         """End a round; move on.

@@ -28,7 +28,7 @@ from ..clients.fleet import Fleet
 from ..clients.state import StateRef, write_atomically
 from ..core.errors import RunError, SpecError, StateError
 from ..core.records import from_bytes, to_bytes
-from .clock import Timing
+from .clock import Part, Timing
 from .report import write_report
 from .rounds import ACCURACIES, Evaluation, Outcome, Tally
 from .spec import Experiment, load
@@ -161,6 +161,8 @@ class Record:
             "sampled": len(tally.sampled),
             "failed": [{"client": c, "error": e} for c, e in sorted(tally.failed + (evaluation.failed if evaluation else []))],
         }
+        if self.spec.hardware is not None and self.spec.hardware.memory is not None:
+            line["memory_slowdown"] = _slowdowns(tally.parts, self.result["clients"])
         if tally.left_out:
             line["left_out"] = [{"client": client, "reason": reason} for client, reason in sorted(tally.left_out)]
         line |= _compressed(tally)
@@ -352,6 +354,15 @@ def _simulated(timing: Timing | None, clients: list[dict[str, Any]]) -> dict[str
         "straggler": straggler,
         "dropped": [{"client": client, "reason": reason} for client, reason in sorted(timing.dropped.items())],
     }
+
+
+def _slowdowns(parts: Iterable[Part], clients: list[dict[str, Any]]) -> dict[str, float]:
+    """Return by device how many times longer its clients computed, in the mean, than with fast memory alone."""
+    by_device: dict[str, list[float]] = {}
+    for part in sorted(parts, key=lambda part: part.client):
+        if not math.isnan(part.memory_slowdown):
+            by_device.setdefault(clients[part.client]["device"], []).append(part.memory_slowdown)
+    return {device: sum(factors) / len(factors) for device, factors in sorted(by_device.items())}
 
 
 def _known_sum(values: Iterable[float | None]) -> float | None:

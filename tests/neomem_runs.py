@@ -11,6 +11,7 @@ from fedcosim.hwsim.neomem.machine import Machine, build
 from fedcosim.hwsim.neomem.simulator import Simulation
 from fedcosim.hwsim.neomem.traces import trace_of_pages
 from fedcosim.hwsim.neomem.workload import workload
+from fedcosim.hwsim.simulator import Job
 
 SCALE = 4096
 """Shrinks GUPS to 1132 pages, and lets 40 000 accesses take seconds."""
@@ -31,7 +32,7 @@ def of_trace(pages_N: np.ndarray, writes_N: np.ndarray | None = None, **fields: 
 def prepare(request: NeoMemRequest, store: TraceStore | None = None) -> tuple[Trace, Machine]:
     """Make a request's trace and machine."""
     work = workload(request, store or TraceStore())
-    return work.trace(), build(request.platform, work.pages, work.scale, work.access, request.tick_ms)
+    return work.trace(Job()), build(request.platform, work.pages, work.scale, work.access, request.tick_ms)
 
 
 def simulation(request: NeoMemRequest, policy: str | None = None, store: TraceStore | None = None, **more: Any) -> Simulation:

@@ -24,7 +24,7 @@ from .constants import section
 from .neoprof import BINS, EDGES_B
 
 Profile = Literal["paper", "artifact"]
-Seconds = Annotated[float, Field(gt=0, le=1e6)]
+Seconds = Annotated[float, Field(ge=1e-6, le=1e6)]
 ERROR_SHARE = 0.5
 """delta^(1/D) at confidence delta = 2^-D: the sketch's error exceeds the median of a row with that probability (section 4)."""
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -35,7 +35,7 @@ _NONE = np.empty(0, np.int64)
 class DaemonOptions(Options):
     """NeoMem's settings; absent ones are the profile's."""
 
-    interval_ms: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    interval_ms: Annotated[float, Field(ge=1e-3, le=1e6)] | None = None
     """Time between two looks at the device."""
     clear_period_s: Seconds | None = None
     """Time between resets of the device."""

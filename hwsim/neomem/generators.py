@@ -8,7 +8,7 @@ Shapes: N = accesses, P = pages, F = phases.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ...core.options import Options
+from ..simulator import HwsimError, Job
 from .constants import constant
-from .traces import Trace
+from .traces import PIECE, Trace, pieces
 
 Generator = Literal["gups", "zipf", "pointer_chase", "scan", "dlrm", "search", "gather", "phase_shift", "adversary"]
 _Part = Literal["gups", "zipf", "pointer_chase", "scan"]
@@ -147,28 +148,79 @@ class SyntheticOptions(Options):
     adversary: AdversaryOptions = AdversaryOptions()
 
 
-def generate(options: SyntheticOptions, pages: int, page_bytes: int, seed: int) -> Trace:
-    """Make a trace on `pages` simulated pages."""
-    rng = np.random.default_rng([seed, *options.generator.encode()])
-    pages_N = _make(options.generator, options, pages, options.accesses, rng)
+class Stream:
+    """Random numbers and slices of large arrays, in pieces between which the job can end.
+
+    Parameters
+    ----------
+    rng : Generator
+    job : Job
+    piece : int
+        Numbers at most between two looks at the job; changes nothing in them.
+    """
+
+    def __init__(self, rng: np.random.Generator, job: Job = Job(), piece: int = PIECE) -> None:  # noqa: B008 - immutable
+        self.rng, self._job, self._piece = rng, job, piece
+
+    def each(self, count: int, width: int = 1) -> Iterator[slice]:
+        """Yield slices of `count` rows, each row `width` numbers."""
+        return pieces(self._job, count, width, self._piece)
+
+    def random(self, count: int) -> NDArray[np.float32]:
+        """Draw from [0, 1), shape (N,)."""
+        out_N = np.empty(count, np.float32)
+        for part in self.each(count):
+            self.rng.random(dtype=np.float32, out=out_N[part])
+        return out_N
+
+    def integers(self, low: int, high: int, count: int) -> Pages:
+        """Draw from `low` to `high` - 1, shape (N,)."""
+        out_N = np.empty(count, np.int32)
+        for part in self.each(count):
+            out_N[part] = self.rng.integers(low, high, part.stop - part.start, np.int32)
+        return out_N
+
+
+def generate(
+    options: SyntheticOptions,
+    pages: int,
+    page_bytes: int,
+    seed: int,
+    job: Job = Job(),  # noqa: B008 - immutable
+    piece: int = PIECE,
+) -> Trace:
+    """Make a trace on `pages` simulated pages.
+
+    Raises
+    ------
+    HwsimError
+        CANCELLED or DEADLINE_EXCEEDED by the job, which is looked at every `piece` accesses or so; RESOURCE_EXHAUSTED if its
+        tables are too large.
+    """
+    stream = Stream(np.random.default_rng([seed, *options.generator.encode()]), job, piece)
+    pages_N = _make(options.generator, options, pages, options.accesses, stream)
     writes_N = np.zeros(options.accesses, np.uint8)
     if options.write_fraction:
-        writes_N = (rng.random(options.accesses, np.float32) < options.write_fraction).view(np.uint8)
+        chance_N = stream.random(options.accesses)
+        for part in stream.each(options.accesses):
+            writes_N[part] = chance_N[part] < options.write_fraction
     return Trace(pages_N, writes_N, pages, page_bytes, order="address")
 
 
-def _make(name: str, options: SyntheticOptions, pages: int, accesses: int, rng: np.random.Generator) -> Pages:
+def _make(name: str, options: SyntheticOptions, pages: int, accesses: int, stream: Stream) -> Pages:
     if name == "phase_shift":
+        out_N = np.empty(accesses, np.int32)
         parts = options.phase_shift.generators
-        return np.concatenate(
-            [_make(part, options, pages, n, rng) for part, n in zip(parts, _shares(accesses, len(parts)), strict=True)]
-        )
-    return _GENERATORS[name](getattr(options, name), pages, accesses, rng)
+        for generator, part in zip(parts, _phases(accesses, len(parts)), strict=True):
+            out_N[part] = _make(generator, options, pages, part.stop - part.start, stream)
+        return out_N
+    return _GENERATORS[name](getattr(options, name), pages, accesses, stream)
 
 
-def _shares(accesses: int, parts: int) -> list[int]:
-    ends = [accesses * part // parts for part in range(parts + 1)]
-    return [end - start for start, end in pairwise(ends)]
+def _phases(accesses: int, phases: int) -> list[slice]:
+    """Divide a trace into equal parts."""
+    ends = [accesses * phase // phases for phase in range(phases + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
 
 
 def _part(share: float, pages: int) -> int:
@@ -176,46 +228,59 @@ def _part(share: float, pages: int) -> int:
     return min(pages - 1, max(1, round(share * pages)))
 
 
-def gups(options: GupsOptions, pages: int, accesses: int, rng: np.random.Generator) -> Pages:
+def gups(options: GupsOptions, pages: int, accesses: int, stream: Stream) -> Pages:
     """Return pages of random updates, shape (N,)."""
     hot = _part(options.hot_share, pages)
-    starts_F = rng.integers(0, pages - hot + 1, options.phases)
+    starts_F = stream.rng.integers(0, pages - hot + 1, options.phases)
     starts_F[0] = min(round(options.hot_start * pages), pages - hot)
-    starts_N = np.repeat(starts_F.astype(np.int32), _shares(accesses, options.phases))
-    hot_N = rng.random(accesses, np.float32) < options.hot_probability
-    within_N = rng.integers(0, hot, accesses, np.int32)
-    return np.where(hot_N, starts_N + within_N, rng.integers(0, pages, accesses, np.int32))
+    chance_N = stream.random(accesses)
+    within_N, out_N = stream.integers(0, hot, accesses), stream.integers(0, pages, accesses)
+    for start, phase in zip(starts_F, _phases(accesses, options.phases), strict=True):
+        _shift(within_N[phase], start, stream)
+    for part in stream.each(accesses):
+        np.copyto(out_N[part], within_N[part], where=chance_N[part] < options.hot_probability)
+    return out_N
 
 
-def zipf(options: ZipfOptions, pages: int, accesses: int, rng: np.random.Generator) -> Pages:
+def zipf(options: ZipfOptions, pages: int, accesses: int, stream: Stream) -> Pages:
     """Return pages by Zipf's law, shape (N,)."""
-    rank_N = draw(zipf_weights(pages, options.alpha), accesses, rng)
-    parts = []
-    for phase, part_N in enumerate(np.split(rank_N, np.cumsum(_shares(accesses, options.phases))[:-1])):
+    out_N = draw(zipf_weights(pages, options.alpha), accesses, stream)
+    for number, phase in enumerate(_phases(accesses, options.phases)):
         if options.layout == "scattered":
-            parts.append(rng.permutation(pages).astype(np.int32)[part_N])
+            place_P = stream.rng.permutation(pages).astype(np.int32)
         else:
-            start = rng.integers(pages) if phase else 0
-            parts.append(((part_N + start) % pages).astype(np.int32))
-    return np.concatenate(parts)
+            start = stream.rng.integers(pages) if number else 0
+            place_P = np.roll(np.arange(pages, dtype=np.int32), -start)
+        rank_N = out_N[phase]
+        for part in stream.each(len(rank_N)):
+            rank_N[part] = place_P[rank_N[part]]
+    return out_N
 
 
-def pointer_chase(options: ChaseOptions, pages: int, accesses: int, rng: np.random.Generator) -> Pages:
+def pointer_chase(options: ChaseOptions, pages: int, accesses: int, stream: Stream) -> Pages:
     """Return pages of two interleaved walks along random cycles, shape (N,)."""
-    order = rng.permutation(pages).astype(np.int32)
+    order = stream.rng.permutation(pages).astype(np.int32)
     hot = _part(options.hot_share, pages)
-    hot_N = rng.random(accesses, np.float32) < options.hot_probability
-    hot_steps_N = np.cumsum(hot_N)
-    steps_N = np.arange(1, accesses + 1) - hot_steps_N
-    return np.where(hot_N, order[:hot][hot_steps_N % hot], order[hot:][steps_N % (pages - hot)])
+    chance_N, out_N = stream.random(accesses), np.empty(accesses, np.int32)
+    walked = 0
+    for part in stream.each(accesses):
+        hot_N = chance_N[part] < options.hot_probability
+        hot_steps_N = walked + np.cumsum(hot_N)
+        steps_N = np.arange(part.start + 1, part.stop + 1) - hot_steps_N
+        out_N[part] = np.where(hot_N, order[:hot][hot_steps_N % hot], order[hot:][steps_N % (pages - hot)])
+        walked = hot_steps_N[-1]
+    return out_N
 
 
-def scan(options: ScanOptions, pages: int, accesses: int, rng: np.random.Generator) -> Pages:
+def scan(options: ScanOptions, pages: int, accesses: int, stream: Stream) -> Pages:
     """Return pages one after the other, shape (N,)."""
-    return (np.arange(accesses) * options.stride % pages).astype(np.int32)
+    out_N = np.empty(accesses, np.int32)
+    for part in stream.each(accesses):
+        out_N[part] = np.arange(part.start, part.stop) * options.stride % pages
+    return out_N
 
 
-def dlrm(options: DlrmOptions, pages: int, accesses: int, rng: np.random.Generator) -> Pages:
+def dlrm(options: DlrmOptions, pages: int, accesses: int, stream: Stream) -> Pages:
     """Return pages of samples, each: rows of every table, then the model; shape (N,). The model comes last in memory."""
     model = _part(options.model_share, pages)
     table = max(1, (pages - model) // options.tables)
@@ -223,51 +288,67 @@ def dlrm(options: DlrmOptions, pages: int, accesses: int, rng: np.random.Generat
     samples = -(-accesses // (lookups + options.model_accesses))
     out_ST = np.empty((samples, lookups + options.model_accesses), np.int32)
     for t in range(options.tables):
-        weights_P = _pooled(table, options.rows_per_page, options.alpha, rng)
+        weights_P = _pooled(table, options.rows_per_page, options.alpha, stream.rng)
         start = min(t * table, pages - model - table) if pages - model >= table else 0
-        rows = draw(weights_P, samples * options.pooling, rng).reshape(samples, options.pooling)
-        out_ST[:, t * options.pooling : (t + 1) * options.pooling] = start + rows
-    out_ST[:, lookups:] = pages - model + np.arange(samples * options.model_accesses).reshape(samples, -1) % model
+        rows_SL = draw(weights_P, samples * options.pooling, stream).reshape(samples, options.pooling)
+        for part in stream.each(samples, options.pooling):
+            out_ST[part, t * options.pooling : (t + 1) * options.pooling] = start + rows_SL[part]
+    for part in stream.each(samples, options.model_accesses + 1):
+        turn_N = np.arange(part.start * options.model_accesses, part.stop * options.model_accesses)
+        out_ST[part, lookups:] = (pages - model + turn_N % model).reshape(part.stop - part.start, -1)
     return out_ST.ravel()[:accesses]
 
 
-def search(options: SearchOptions, pages: int, accesses: int, rng: np.random.Generator) -> Pages:
+def search(options: SearchOptions, pages: int, accesses: int, stream: Stream) -> Pages:
     """Return pages of searches and gathers, shape (N,)."""
     grid = _part(options.grid_share, pages)
-    order = rng.permutation(pages).astype(np.int32)
+    order = stream.rng.permutation(pages).astype(np.int32)
     levels = grid.bit_length()
     lookups = -(-accesses // (levels + options.gathers))
-    low, high = np.zeros(lookups, np.int64), np.full(lookups, grid)
-    target = rng.integers(0, grid, lookups)
+    target_L = stream.rng.integers(0, grid, lookups)
+    found_LT = stream.integers(grid, pages, lookups * options.gathers).reshape(lookups, options.gathers)
     out_LT = np.empty((lookups, levels + options.gathers), np.int32)
-    for level in range(levels):  # a search that has ended stays on the page it has found
-        middle = (low + high) // 2
-        out_LT[:, level] = order[middle]
-        right = target >= middle
-        low, high = np.where(right, middle, low), np.where(right, high, middle)
-    out_LT[:, levels:] = order[rng.integers(grid, pages, (lookups, options.gathers))]
+    for part in stream.each(lookups, levels + options.gathers):
+        target = target_L[part]
+        low, high = np.zeros(len(target), np.int64), np.full(len(target), grid)
+        for level in range(levels):  # a search that has ended stays on the page it has found
+            middle = (low + high) // 2
+            out_LT[part, level] = order[middle]
+            right = target >= middle
+            low, high = np.where(right, middle, low), np.where(right, high, middle)
+        out_LT[part, levels:] = order[found_LT[part]]
     return out_LT.ravel()[:accesses]
 
 
-def gather(options: GatherOptions, pages: int, accesses: int, rng: np.random.Generator) -> Pages:
+def gather(options: GatherOptions, pages: int, accesses: int, stream: Stream) -> Pages:
     """Return pages of streamed edges and gathered vertices, shape (N,)."""
     vertices = _part(options.vertex_share, pages)
     edges = pages - vertices
     turns = -(-accesses // (options.edges_per_access + 1))
     out_ET = np.empty((turns, options.edges_per_access + 1), np.int32)
-    out_ET[:, 0] = np.arange(turns) * (edges * _PASSES) // turns % edges
-    weights_P = _pooled(vertices, options.vertices_per_page, options.alpha, rng)
-    out_ET[:, 1:] = edges + draw(weights_P, turns * options.edges_per_access, rng).reshape(turns, -1)
+    weights_P = _pooled(vertices, options.vertices_per_page, options.alpha, stream.rng)
+    drawn_ET = draw(weights_P, turns * options.edges_per_access, stream).reshape(turns, -1)
+    for part in stream.each(turns, options.edges_per_access + 1):
+        out_ET[part, 0] = np.arange(part.start, part.stop) * (edges * _PASSES) // turns % edges
+        out_ET[part, 1:] = edges + drawn_ET[part]
     return out_ET.ravel()[:accesses]
 
 
-def adversary(options: AdversaryOptions, pages: int, accesses: int, rng: np.random.Generator) -> Pages:
+def adversary(options: AdversaryOptions, pages: int, accesses: int, stream: Stream) -> Pages:
     """Return pages of the two sets in turn, shape (N,)."""
     size = max(1, int(options.set_share * pages))
-    turn_N = np.repeat(np.arange(options.phases, dtype=np.int32) % 2, _shares(accesses, options.phases))
-    return pages - (1 + turn_N) * size + rng.integers(0, size, accesses, np.int32)
+    out_N = stream.integers(0, size, accesses)
+    for number, phase in enumerate(_phases(accesses, options.phases)):
+        _shift(out_N[phase], pages - (1 + number % 2) * size, stream)
+    return out_N
 
 
+def _shift(pages_N: Pages, by: int, stream: Stream) -> None:
+    for part in stream.each(len(pages_N)):
+        pages_N[part] += by
+
+
+_MOST_ITEMS = 2**26
 _PASSES = 16  # PageRank's iterations: how often the edges are streamed
 _GENERATORS: dict[str, Callable[..., Pages]] = {
     "gups": gups,
@@ -288,14 +369,23 @@ def zipf_weights(count: int, alpha: float) -> NDArray[np.float64]:
 
 def _pooled(pages: int, items: int, alpha: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """Return the weights of pages that hold `items` things each, which are scattered and follow Zipf's law."""
+    if pages * items > _MOST_ITEMS:
+        raise HwsimError(
+            f"scale: {pages} pages of {items} items each; at most {_MOST_ITEMS} items, so choose a larger scale",
+            "RESOURCE_EXHAUSTED",
+            "scale",
+        )
     return rng.permutation(zipf_weights(pages * items, alpha)).reshape(pages, items).sum(axis=1)
 
 
-def draw(weights_P: NDArray[np.float64], count: int, rng: np.random.Generator) -> Pages:
+def draw(weights_P: NDArray[np.float64], count: int, stream: Stream) -> Pages:
     """Draw indices in proportion to their weights, shape (N,), by the alias method (Vose 1991)."""
     accept_P, alias_P = _alias(weights_P * (len(weights_P) / weights_P.sum()))
-    index_N = rng.integers(0, len(weights_P), count, np.int32)
-    return np.where(rng.random(count, np.float32) < accept_P[index_N], index_N, alias_P[index_N])
+    index_N, chance_N = stream.integers(0, len(weights_P), count), stream.random(count)
+    for part in stream.each(count):
+        drawn = index_N[part]
+        np.copyto(drawn, alias_P[drawn], where=chance_N[part] >= accept_P[drawn])
+    return index_N
 
 
 @njit(nogil=True, cache=True)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ...core.options import Options
-from ..simulator import HwsimError
+from ..simulator import HwsimError, Job
 from .constants import constant
-from .traces import LINE_BYTES, Trace, renumber
+from .traces import LINE_BYTES, Trace, pieces, renumber
 
 
 class LlcOptions(Options):
@@ -31,14 +31,18 @@ class LlcOptions(Options):
 
 
 def trace_of_addresses(
-    addresses_N: NDArray[np.int64], writes_N: NDArray[np.uint8] | None, options: LlcOptions, page_bytes: int = 4096
+    addresses_N: NDArray[np.int64],
+    writes_N: NDArray[np.uint8] | None,
+    options: LlcOptions,
+    page_bytes: int = 4096,
+    job: Job = Job(),  # noqa: B008 - immutable
 ) -> Trace:
     """Turn byte addresses into a trace: through the cache, pages numbered in order of their first access.
 
     Raises
     ------
     HwsimError
-        INVALID_ARGUMENT if there is no access or a negative address.
+        INVALID_ARGUMENT if there is no access or a negative address; CANCELLED or DEADLINE_EXCEEDED by the job.
     """
     if not len(addresses_N):
         raise HwsimError("trace: empty; at least one access is needed", field="trace")
@@ -47,20 +51,31 @@ def trace_of_addresses(
     flags_N = np.zeros(len(addresses_N), np.uint8) if writes_N is None else np.asarray(writes_N, bool).view(np.uint8)
     lines_M, flags_M = addresses_N // LINE_BYTES, flags_N
     if options.bytes:
-        lines_M, flags_M = filter_lines(lines_M, flags_N, options)
+        lines_M, flags_M = filter_lines(lines_M, flags_N, options, job)
     pages_M, pages = renumber(lines_M * LINE_BYTES // page_bytes)
     return Trace(pages_M, flags_M, pages, page_bytes)
 
 
 def filter_lines(
-    lines_N: NDArray[np.int64], writes_N: NDArray[np.uint8], options: LlcOptions
+    lines_N: NDArray[np.int64],
+    writes_N: NDArray[np.uint8],
+    options: LlcOptions,
+    job: Job = Job(),  # noqa: B008 - immutable
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Return the lines read from and written to memory, in order, and which of them are writes, shapes (M,)."""
+    """Return the lines read from and written to memory, in order, and which of them are writes, shapes (M,).
+
+    Raises
+    ------
+    HwsimError
+        CANCELLED or DEADLINE_EXCEEDED by the job.
+    """
     sets = max(1, options.bytes // (LINE_BYTES * options.ways))
     ways = max(1, min(options.ways, options.bytes // LINE_BYTES))
     out_M, flags_M = np.empty(2 * len(lines_N), np.int64), np.empty(2 * len(lines_N), np.uint8)
     tags, dirty = np.full((sets, ways), -1, np.int64), np.zeros((sets, ways), np.bool_)
-    count = _filter(lines_N, writes_N, tags, dirty, out_M, flags_M)
+    count = 0
+    for part in pieces(job, len(lines_N)):
+        count += _filter(lines_N[part], writes_N[part], tags, dirty, out_M[count:], flags_M[count:])
     return out_M[:count].copy(), flags_M[:count].copy()
 
 

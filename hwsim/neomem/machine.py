@@ -20,7 +20,7 @@ MAX_PAGES = 2**24
 """Simulated pages of a request at most."""
 _AUTO_PAGES = 2**15
 _LatencyNs = Annotated[float, Field(gt=0, le=1e6)]
-_Rate = Annotated[float, Field(gt=0, le=1e15)]
+_Rate = Annotated[float, Field(ge=1e3, le=1e15)]
 
 
 class PlatformOptions(Options):

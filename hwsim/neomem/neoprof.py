@@ -75,10 +75,17 @@ def h3_matrix(seed: int, rows: int, columns: int) -> NDArray[np.uint32]:
 
 def h3(keys_P: NDArray[np.integer], matrix_DK: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """Hash keys: XOR the matrix' entries of the bits that are set; shape (P, D)."""
-    columns_PD = np.zeros((len(keys_P), len(matrix_DK)), np.uint32)
-    for bit in range(_KEY_BITS):
-        set_P = ((keys_P >> bit) & 1).astype(bool)
-        columns_PD[set_P] ^= matrix_DK[:, bit]
+    return _h3(keys_P.astype(np.uint32), matrix_DK)
+
+
+@njit(nogil=True, cache=True)
+def _h3(keys_P, matrix_DK):
+    rows, bits = matrix_DK.shape
+    columns_PD = np.zeros((len(keys_P), rows), np.uint32)
+    for i in range(len(keys_P)):
+        for row in range(rows):
+            for bit in range(bits):
+                columns_PD[i, row] ^= matrix_DK[row, bit] * ((keys_P[i] >> np.uint32(bit)) & np.uint32(1))
     return columns_PD
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from ..simulator import Report
 
 
@@ -20,6 +24,11 @@ class PolicyFactors(Report):
     oracle_free: float | None = None
     all_fast: float | None = None
     all_slow: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _compared(self, everything: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out policies that were not."""
+        return {name: value for name, value in everything(self).items() if value is not None}
 
 
 class CostBreakdown(Report):

@@ -52,7 +52,7 @@ class NeoMemRequest(Options):
     """Of generators and samplers."""
     warmup_accesses: Annotated[int, Field(ge=0)] = 0
     """Accesses at the start that figures leave out."""
-    tick_ms: Annotated[float, Field(gt=0, le=1e6)] = constant("cost.tick_ms")
+    tick_ms: Annotated[float, Field(ge=1e-3, le=1e6)] = constant("cost.tick_ms")
     """Length of an epoch, at whose end policies act."""
     neomem: DaemonOptions = DaemonOptions()
     neoprof: NeoProfOptions = NeoProfOptions()
@@ -67,7 +67,9 @@ class NeoMemRequest(Options):
     def _consistent(self) -> NeoMemRequest:
         given = [name for name in ("training", "synthetic", "trace_id") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of training, synthetic and trace_id, not {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"training: give exactly one of training, synthetic and trace_id, not {' and '.join(given) or 'none'}"
+            )
         if self.repeats > 1 and self.trace_id is None:
             raise ValueError(f"repeats = {self.repeats}: is for trace_id; other workloads have a length of their own")
         if self.compute_seconds is not None and (self.trace_id is None or self.access.c0_ns is not None):

@@ -31,8 +31,9 @@ from .workload import workload
 
 BATCH = 2**18
 """Accesses between two looks at whether to go on; changes nothing else."""
-_STEPS = 256
+_STEPS = 32
 _POINTS = 240
+_MOST_PS = 2**62  # the clock has 63 bits
 
 
 def estimate(request: NeoMemRequest, job: Job, traces: TraceStore) -> NeoMemReport:
@@ -41,13 +42,13 @@ def estimate(request: NeoMemRequest, job: Job, traces: TraceStore) -> NeoMemRepo
     Raises
     ------
     HwsimError
-        INVALID_ARGUMENT if the warm-up leaves nothing; CANCELLED, DEADLINE_EXCEEDED; and what `workload.workload`,
-        `machine.build` and `training.generate` raise.
+        INVALID_ARGUMENT if the warm-up leaves nothing, or if more than 53 days would pass; CANCELLED, DEADLINE_EXCEEDED; and
+        what `workload.workload`, `machine.build` and `training.generate` raise.
     """
     work = workload(request, traces)
     built = machine.build(request.platform, work.pages, work.scale, work.access, request.tick_ms)
     job.step()
-    trace = work.trace()
+    trace = work.trace(job)
     if request.warmup_accesses >= len(trace):
         raise HwsimError(
             f"warmup_accesses = {request.warmup_accesses}: the trace has {len(trace)} accesses; choose fewer",
@@ -57,7 +58,7 @@ def estimate(request: NeoMemRequest, job: Job, traces: TraceStore) -> NeoMemRepo
     runs: dict[str, Outcome] = {}
     for i, name in enumerate(names):
         runs[name] = Simulation(request, name, trace, built).finish(job, i / len(names), 1 / len(names))
-    return _report(request, built, trace, runs)
+    return _report(request, built, trace, trace.digest(job), runs)
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,12 @@ class Simulation:
         self._epoch = (self.clock_ps, self._counts)
         self._epoch_faults = 0
         self.clock_ps += self.system.costs.take()
+        if self.clock_ps + max(self.system.load.cost_ps) > _MOST_PS:
+            raise HwsimError(
+                f"platform: {self.position} accesses take {self.clock_ps / 1e12:.3g} s of simulated time; at "
+                f"most {_MOST_PS / 1e12:.3g} s can pass, so choose a faster machine or a smaller footprint",
+                field="platform",
+            )
         tick_ps = self.system.machine.tick_ps
         return (self.clock_ps // tick_ps + 1) * tick_ps
 
@@ -299,7 +306,7 @@ def _run(
     return position, touched, faults, fast, writes, fast_writes
 
 
-def _report(request: NeoMemRequest, built: Machine, trace: Trace, runs: dict[str, Outcome]) -> NeoMemReport:
+def _report(request: NeoMemRequest, built: Machine, trace: Trace, trace_sha256: str, runs: dict[str, Outcome]) -> NeoMemReport:
     own = runs[request.policy]
     slow, fast = own.counts.sum(axis=1).tolist()
     sim_s, moves = own.total_ps * 1e-12, own.moves
@@ -335,7 +342,7 @@ def _report(request: NeoMemRequest, built: Machine, trace: Trace, runs: dict[str
             model_version=VERSION,
             constants_sha256=digest(),
             request_sha256=hashlib.sha256(request.model_dump_json().encode()).hexdigest(),
-            trace_sha256=trace.sha256,
+            trace_sha256=trace_sha256,
             seed=request.seed,
             scale=built.scale,
         ),

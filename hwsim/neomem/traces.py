@@ -12,6 +12,7 @@ import hashlib
 import threading
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +22,31 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ..simulator import HwsimError
+from ..simulator import HwsimError, Job
 from .constants import constant
 
 MAX_ACCESSES = 2**28
 """Accesses of a trace at most."""
 LINE_BYTES = constant("cost.line_bytes")
+ACCESS_BYTES = 5
+"""What an access of a trace takes in memory: a page number and a flag."""
+PIECE = 2**18
+"""Elements worked on between two looks at whether to go on; changes nothing else. A multiple of 8."""
+
+
+def pieces(job: Job, count: int, width: int = 1, piece: int = PIECE) -> Iterator[slice]:
+    """Yield slices of `count` rows, each row `width` elements, and before each of them let the job end.
+
+    Raises
+    ------
+    HwsimError
+        CANCELLED or DEADLINE_EXCEEDED.
+    """
+    looking = Job(job.deadline, job.cancelled)  # how much is done, is not known here
+    rows = max(1, piece // width)
+    for start in range(0, count, rows):
+        looking.step()
+        yield slice(start, min(start + rows, count))
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,16 +83,25 @@ class Trace:
     @cached_property
     def sha256(self) -> str:
         """The digest of everything above."""
+        return self.digest(Job())
+
+    def digest(self, job: Job) -> str:
+        """Return `sha256`; the job can end the work, as in `pieces`."""
         digest = hashlib.sha256(f"{self.pages} {self.page_bytes} {self.access_bytes} {self.order}\n".encode())
-        digest.update(np.ascontiguousarray(self.pages_N, "<i4").data)
-        digest.update(np.packbits(self.writes_N).data)
+        for part in pieces(job, len(self)):
+            digest.update(np.ascontiguousarray(self.pages_N[part], "<i4").data)
+        for part in pieces(job, len(self)):
+            digest.update(np.packbits(self.writes_N[part]).data)
         return digest.hexdigest()
 
-    def repeated(self, times: int) -> Trace:
-        """Return the trace, one time after the other."""
+    def repeated(self, times: int, job: Job = Job()) -> Trace:  # noqa: B008 - immutable
+        """Return the trace, one time after the other; the job can end the work, as in `pieces`."""
         if times == 1:
             return self
-        return replace(self, pages_N=np.tile(self.pages_N, times), writes_N=np.tile(self.writes_N, times))
+        pages_TN, writes_TN = np.empty((times, len(self)), np.int32), np.empty((times, len(self)), np.uint8)
+        for part in pieces(job, times, len(self)):
+            pages_TN[part], writes_TN[part] = self.pages_N, self.writes_N
+        return replace(self, pages_N=pages_TN.ravel(), writes_N=writes_TN.ravel())
 
     @property
     def nbytes(self) -> int:

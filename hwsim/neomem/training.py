@@ -18,8 +18,8 @@ import numpy as np
 from pydantic import Field
 
 from ...core.options import Options
-from ..simulator import HwsimError
-from .traces import MAX_ACCESSES, Trace
+from ..simulator import HwsimError, Job
+from .traces import MAX_ACCESSES, Trace, pieces
 
 _MOMENTS = {"sgd": 0, "momentum": 1, "adam": 2}
 
@@ -91,13 +91,13 @@ def _loaded(layout: _Layout) -> int:
     return min(len(layout.batch), len(layout.dataset))
 
 
-def generate(options: TrainingOptions, page_bytes: int, scale: int) -> Trace:
+def generate(options: TrainingOptions, page_bytes: int, scale: int, job: Job = Job()) -> Trace:  # noqa: B008 - immutable
     """Make the trace of some steps.
 
     Raises
     ------
     HwsimError
-        RESOURCE_EXHAUSTED if it would be too long.
+        RESOURCE_EXHAUSTED if it would be too long; CANCELLED or DEADLINE_EXCEEDED by the job.
     """
     layout = _layout(options, page_bytes * scale)
     per_step = touches_per_step(options, page_bytes * scale)
@@ -109,14 +109,16 @@ def generate(options: TrainingOptions, page_bytes: int, scale: int) -> Trace:
             "training.steps",
         )
     step = list(_step(options.layers, layout))
-    pages_ST = np.tile(
-        np.concatenate([np.arange(part.start, part.stop, dtype=np.int32) for part, _ in step]), (options.steps, 1)
-    )
+    pages_T = np.concatenate([np.arange(part.start, part.stop, dtype=np.int32) for part, _ in step])
     writes_T = np.repeat(np.array([write for _, write in step], np.uint8), [len(part) for part, _ in step])
-    if loaded := _loaded(layout):
-        turn_N = np.arange(options.steps * loaded) % len(layout.dataset)
-        pages_ST[:, :loaded] = layout.dataset.start + turn_N.reshape(options.steps, loaded)
-    return Trace(pages_ST.ravel(), np.tile(writes_T, options.steps), layout.pages, page_bytes, page_bytes)
+    pages_ST, writes_ST = np.empty((options.steps, per_step), np.int32), np.empty((options.steps, per_step), np.uint8)
+    loaded = _loaded(layout)
+    for part in pieces(job, options.steps, per_step):
+        pages_ST[part], writes_ST[part] = pages_T, writes_T
+        if loaded:
+            turn_SB = np.arange(part.start * loaded, part.stop * loaded).reshape(-1, loaded) % len(layout.dataset)
+            pages_ST[part, :loaded] = layout.dataset.start + turn_SB
+    return Trace(pages_ST.ravel(), writes_ST.ravel(), layout.pages, page_bytes, page_bytes)
 
 
 def _step(layers: int, layout: _Layout) -> Iterator[tuple[range, int]]:

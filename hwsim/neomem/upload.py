@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ...core.options import Options
-from ..simulator import HwsimError
+from ..simulator import HwsimError, Job
 from ..v1 import common_pb2
 from ..wire import encode
 from . import llc
@@ -32,7 +32,7 @@ class TraceHeader(Options):
     """Page numbers of accesses that reach memory, or byte addresses of all accesses, which go through a cache first."""
     page_bytes: Annotated[int, Field(ge=64, le=2**30)] = 4096
     """A power of two."""
-    total_accesses: Annotated[int, Field(ge=1, le=MAX_ACCESSES)]
+    total_accesses: Annotated[int, Field(ge=1)]
     """How many accesses there are."""
     total_pages: Annotated[int, Field(ge=1, le=2**31)] | None = None
     """The footprint, for content `pages`; absent: the largest page and one."""
@@ -50,12 +50,25 @@ class TraceUpload:
     Parameters
     ----------
     header : TraceHeader
+    most_accesses : int
+        For which there is room.
+
+    Raises
+    ------
+    HwsimError
+        INVALID_ARGUMENT for pages of a size that is no power of two; RESOURCE_EXHAUSTED for more accesses than there is room.
     """
 
-    def __init__(self, header: TraceHeader) -> None:
+    def __init__(self, header: TraceHeader, most_accesses: int = MAX_ACCESSES) -> None:
         if header.page_bytes & (header.page_bytes - 1):
             raise HwsimError(
                 f"header.page_bytes = {header.page_bytes}: not a power of two; 4096 is usual", field="header.page_bytes"
+            )
+        if header.total_accesses > most_accesses:
+            raise HwsimError(
+                f"header.total_accesses = {header.total_accesses}: at most {most_accesses} fit here; send a shorter trace",
+                "RESOURCE_EXHAUSTED",
+                "header.total_accesses",
             )
         self.header = header
         self._element = np.dtype("<i4" if header.format == "int32" else "<i8")
@@ -91,7 +104,7 @@ class TraceUpload:
         self._digest.update(content)
         self._next += 1
 
-    def finish(self, sha256: str, count: int) -> Trace:
+    def finish(self, sha256: str, count: int, job: Job = Job()) -> Trace:  # noqa: B008 - immutable
         """Check the whole and return the trace.
 
         Parameters
@@ -104,7 +117,7 @@ class TraceUpload:
         Raises
         ------
         HwsimError
-            INVALID_ARGUMENT if digest or length is another, or what `traces.trace_of_pages` raises.
+            INVALID_ARGUMENT if digest or length is another, or what `traces.trace_of_pages` and `llc.trace_of_addresses` raise.
         """
         if self._digest.hexdigest() != sha256.lower():
             raise HwsimError(f"trailer.sha256 = {sha256!r}: what came has {self._digest.hexdigest()!r}", field="trailer.sha256")
@@ -118,14 +131,14 @@ class TraceUpload:
         if self.header.write_bitmap:
             bits = np.frombuffer(self._content, np.uint8, offset=size)
             writes_N = np.unpackbits(bits, count=count, bitorder="little")
-        return self._trace(elements_N, writes_N)
+        return self._trace(elements_N, writes_N, job)
 
-    def _trace(self, elements_N: NDArray[np.integer], writes_N: NDArray[np.uint8] | None) -> Trace:
+    def _trace(self, elements_N: NDArray[np.integer], writes_N: NDArray[np.uint8] | None, job: Job) -> Trace:
         header = self.header
         if header.content == "pages":
             trace = trace_of_pages(elements_N, writes_N, header.total_pages, header.page_bytes)
             return replace(trace, access_bytes=header.access_bytes)
-        return llc.trace_of_addresses(elements_N.astype(np.int64), writes_N, header.llc, header.page_bytes)
+        return llc.trace_of_addresses(elements_N.astype(np.int64), writes_N, header.llc, header.page_bytes, job)
 
 
 def parts_of(trace: Trace) -> Iterator[common_pb2.TraceChunk]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..simulator import HwsimError
+from ..simulator import HwsimError, Job
 from . import generators, training
 from .machine import Access, auto_scale
 from .request import NeoMemRequest
@@ -23,13 +23,13 @@ class Workload:
     access : Access
         How the workload waits for memory.
     trace : callable
-        Makes the trace.
+        Makes the trace, unless the job ends.
     """
 
     scale: int
     pages: int
     access: Access
-    trace: Callable[[], Trace]
+    trace: Callable[[Job], Trace]
 
 
 def workload(request: NeoMemRequest, traces: TraceStore) -> Workload:
@@ -66,14 +66,14 @@ def _uploaded(request: NeoMemRequest, trace: Trace) -> Workload:
     if request.compute_seconds is not None:
         own["c0_ns"] = _c0_ns(request, request.compute_seconds, len(trace) * scale)
     access = Access.settle(request.access, kind, trace.access_bytes, **own)
-    return Workload(scale, trace.pages, access, lambda: trace.repeated(request.repeats))
+    return Workload(scale, trace.pages, access, lambda job: trace.repeated(request.repeats, job))
 
 
 def _synthetic(request: NeoMemRequest, options: generators.SyntheticOptions) -> Workload:
     scale = request.scale or auto_scale(options.pages)
     pages, page_bytes = max(2, options.pages // scale), request.platform.page_bytes
     access = Access.settle(request.access, options.generator, LINE_BYTES)
-    return Workload(scale, pages, access, lambda: generators.generate(options, pages, page_bytes, request.seed))
+    return Workload(scale, pages, access, lambda job: generators.generate(options, pages, page_bytes, request.seed, job))
 
 
 def _training(request: NeoMemRequest, options: training.TrainingOptions) -> Workload:
@@ -83,7 +83,7 @@ def _training(request: NeoMemRequest, options: training.TrainingOptions) -> Work
     c0_ns = _c0_ns(request, options.compute_seconds_per_step, touches)
     access = Access.settle(request.access, "training", page_bytes, c0_ns=c0_ns)
     pages = training.footprint_pages(options, page_bytes * scale)
-    return Workload(scale, pages, access, lambda: training.generate(options, page_bytes, scale))
+    return Workload(scale, pages, access, lambda job: training.generate(options, page_bytes, scale, job))
 
 
 def _c0_ns(request: NeoMemRequest, compute_s: float, accesses: int) -> float:

@@ -75,3 +75,18 @@ class Reram:
         """Return the models, data sets and kinds of converters that requests can name."""
         models, data = ([], []) if self._trained is None else (self._trained.models, self._trained.data)
         return {"model": list(models), "data": list(data), "adc.kind": list(get_args(Kind))}
+
+    def limits(self) -> dict[str, int]:
+        """Return none: fields have their own."""
+        return {}
+
+    def warm_up(self) -> None:
+        """Compile all kernels, by running a tiny layer on crossbars."""
+        import torch
+
+        from .functional import Samples
+
+        with torch.random.fork_rng(devices=[]):
+            layer = torch.nn.Sequential(torch.nn.Linear(16, 4)).eval()
+        x_NI = torch.linspace(0, 1, 8 * 16).reshape(8, 16)
+        estimate(ReramRequest(), Job(), layer, Samples(x_NI, None, None, x_NI, None))

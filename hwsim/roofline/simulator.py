@@ -146,6 +146,13 @@ class Roofline:
         """Return the devices, models and language models that requests can name."""
         return {"device": list(devices()), "model.name": self._model_names, "llm.model": list(presets())}
 
+    def limits(self) -> dict[str, int]:
+        """Return none: fields have their own."""
+        return {}
+
+    def warm_up(self) -> None:
+        """Do nothing: nothing is compiled."""
+
     def _analysed(self, request: RooflineRequest, where: Device, job: Job) -> Workload:
         if request.llm is not None:
             peak = where.peak.model_dump().get(request.llm.precision)

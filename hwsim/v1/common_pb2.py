@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65\x64\x63osim/hwsim/v1/common.proto\x12\x11\x66\x65\x64\x63osim.hwsim.v1\"\x18\n\x16GetCapabilitiesRequest\"\xe6\x01\n\x0c\x43\x61pabilities\x12\x11\n\tsimulator\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12=\n\x07\x63hoices\x18\x03 \x03(\x0b\x32,.fedcosim.hwsim.v1.Capabilities.ChoicesEntry\x12\x13\n\x0b\x63oncurrency\x18\x04 \x01(\x05\x12\x12\n\ndeadline_s\x18\x05 \x01(\x01\x1aJ\n\x0c\x43hoicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.fedcosim.hwsim.v1.Choices:\x02\x38\x01\"\xa8\x01\n\nTraceChunk\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.fedcosim.hwsim.v1.TraceHeaderH\x00\x12,\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x1c.fedcosim.hwsim.v1.TraceDataH\x00\x12\x32\n\x07trailer\x18\x03 \x01(\x0b\x32\x1f.fedcosim.hwsim.v1.TraceTrailerH\x00\x42\x06\n\x04part\"\x8c\x04\n\x0bTraceHeader\x12:\n\x06\x66ormat\x18\x01 \x01(\x0e\x32%.fedcosim.hwsim.v1.TraceHeader.FormatH\x00\x88\x01\x01\x12<\n\x07\x63ontent\x18\x02 \x01(\x0e\x32&.fedcosim.hwsim.v1.TraceHeader.ContentH\x01\x88\x01\x01\x12\x17\n\npage_bytes\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x1b\n\x0etotal_accesses\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x18\n\x0btotal_pages\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x19\n\x0cwrite_bitmap\x18\x06 \x01(\x08H\x05\x88\x01\x01\x12\x19\n\x0c\x61\x63\x63\x65ss_bytes\x18\x07 \x01(\x03H\x06\x88\x01\x01\"D\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x46ORMAT_INT32\x10\x01\x12\x10\n\x0c\x46ORMAT_INT64\x10\x02\"L\n\x07\x43ontent\x12\x17\n\x13\x43ONTENT_UNSPECIFIED\x10\x00\x12\x11\n\rCONTENT_PAGES\x10\x01\x12\x15\n\x11\x43ONTENT_ADDRESSES\x10\x02\x42\t\n\x07_formatB\n\n\x08_contentB\r\n\x0b_page_bytesB\x11\n\x0f_total_accessesB\x0e\n\x0c_total_pagesB\x0f\n\r_write_bitmapB\x0f\n\r_access_bytes\"6\n\tTraceData\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x03 \x01(\r\"-\n\x0cTraceTrailer\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"2\n\x0cTraceReceipt\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65sses\x18\x02 \x01(\x03\"\x18\n\x07\x43hoices\x12\r\n\x05names\x18\x01 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65\x64\x63osim/hwsim/v1/common.proto\x12\x11\x66\x65\x64\x63osim.hwsim.v1\"\x18\n\x16GetCapabilitiesRequest\"\xd2\x02\n\x0c\x43\x61pabilities\x12\x11\n\tsimulator\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12=\n\x07\x63hoices\x18\x03 \x03(\x0b\x32,.fedcosim.hwsim.v1.Capabilities.ChoicesEntry\x12\x13\n\x0b\x63oncurrency\x18\x04 \x01(\x05\x12\x12\n\ndeadline_s\x18\x05 \x01(\x01\x12;\n\x06limits\x18\x06 \x03(\x0b\x32+.fedcosim.hwsim.v1.Capabilities.LimitsEntry\x1aJ\n\x0c\x43hoicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.fedcosim.hwsim.v1.Choices:\x02\x38\x01\x1a-\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xa8\x01\n\nTraceChunk\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.fedcosim.hwsim.v1.TraceHeaderH\x00\x12,\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x1c.fedcosim.hwsim.v1.TraceDataH\x00\x12\x32\n\x07trailer\x18\x03 \x01(\x0b\x32\x1f.fedcosim.hwsim.v1.TraceTrailerH\x00\x42\x06\n\x04part\"\xc5\x04\n\x0bTraceHeader\x12:\n\x06\x66ormat\x18\x01 \x01(\x0e\x32%.fedcosim.hwsim.v1.TraceHeader.FormatH\x00\x88\x01\x01\x12<\n\x07\x63ontent\x18\x02 \x01(\x0e\x32&.fedcosim.hwsim.v1.TraceHeader.ContentH\x01\x88\x01\x01\x12\x17\n\npage_bytes\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x1b\n\x0etotal_accesses\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x18\n\x0btotal_pages\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x19\n\x0cwrite_bitmap\x18\x06 \x01(\x08H\x05\x88\x01\x01\x12\x19\n\x0c\x61\x63\x63\x65ss_bytes\x18\x07 \x01(\x03H\x06\x88\x01\x01\x12/\n\x03llc\x18\x08 \x01(\x0b\x32\x1d.fedcosim.hwsim.v1.LlcOptionsH\x07\x88\x01\x01\"D\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x46ORMAT_INT32\x10\x01\x12\x10\n\x0c\x46ORMAT_INT64\x10\x02\"L\n\x07\x43ontent\x12\x17\n\x13\x43ONTENT_UNSPECIFIED\x10\x00\x12\x11\n\rCONTENT_PAGES\x10\x01\x12\x15\n\x11\x43ONTENT_ADDRESSES\x10\x02\x42\t\n\x07_formatB\n\n\x08_contentB\r\n\x0b_page_bytesB\x11\n\x0f_total_accessesB\x0e\n\x0c_total_pagesB\x0f\n\r_write_bitmapB\x0f\n\r_access_bytesB\x06\n\x04_llc\"F\n\nLlcOptions\x12\x12\n\x05\x62ytes\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\x04ways\x18\x02 \x01(\x03H\x01\x88\x01\x01\x42\x08\n\x06_bytesB\x07\n\x05_ways\"6\n\tTraceData\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x03 \x01(\r\"-\n\x0cTraceTrailer\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"2\n\x0cTraceReceipt\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65sses\x18\x02 \x01(\x03\"\x18\n\x07\x43hoices\x12\r\n\x05names\x18\x01 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,26 +33,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CAPABILITIES_CHOICESENTRY']._loaded_options = None
   _globals['_CAPABILITIES_CHOICESENTRY']._serialized_options = b'8\001'
+  _globals['_CAPABILITIES_LIMITSENTRY']._loaded_options = None
+  _globals['_CAPABILITIES_LIMITSENTRY']._serialized_options = b'8\001'
   _globals['_GETCAPABILITIESREQUEST']._serialized_start=53
   _globals['_GETCAPABILITIESREQUEST']._serialized_end=77
   _globals['_CAPABILITIES']._serialized_start=80
-  _globals['_CAPABILITIES']._serialized_end=310
-  _globals['_CAPABILITIES_CHOICESENTRY']._serialized_start=236
-  _globals['_CAPABILITIES_CHOICESENTRY']._serialized_end=310
-  _globals['_TRACECHUNK']._serialized_start=313
-  _globals['_TRACECHUNK']._serialized_end=481
-  _globals['_TRACEHEADER']._serialized_start=484
-  _globals['_TRACEHEADER']._serialized_end=1008
-  _globals['_TRACEHEADER_FORMAT']._serialized_start=755
-  _globals['_TRACEHEADER_FORMAT']._serialized_end=823
-  _globals['_TRACEHEADER_CONTENT']._serialized_start=825
-  _globals['_TRACEHEADER_CONTENT']._serialized_end=901
-  _globals['_TRACEDATA']._serialized_start=1010
-  _globals['_TRACEDATA']._serialized_end=1064
-  _globals['_TRACETRAILER']._serialized_start=1066
-  _globals['_TRACETRAILER']._serialized_end=1111
-  _globals['_TRACERECEIPT']._serialized_start=1113
-  _globals['_TRACERECEIPT']._serialized_end=1163
-  _globals['_CHOICES']._serialized_start=1165
-  _globals['_CHOICES']._serialized_end=1189
+  _globals['_CAPABILITIES']._serialized_end=418
+  _globals['_CAPABILITIES_CHOICESENTRY']._serialized_start=297
+  _globals['_CAPABILITIES_CHOICESENTRY']._serialized_end=371
+  _globals['_CAPABILITIES_LIMITSENTRY']._serialized_start=373
+  _globals['_CAPABILITIES_LIMITSENTRY']._serialized_end=418
+  _globals['_TRACECHUNK']._serialized_start=421
+  _globals['_TRACECHUNK']._serialized_end=589
+  _globals['_TRACEHEADER']._serialized_start=592
+  _globals['_TRACEHEADER']._serialized_end=1173
+  _globals['_TRACEHEADER_FORMAT']._serialized_start=912
+  _globals['_TRACEHEADER_FORMAT']._serialized_end=980
+  _globals['_TRACEHEADER_CONTENT']._serialized_start=982
+  _globals['_TRACEHEADER_CONTENT']._serialized_end=1058
+  _globals['_LLCOPTIONS']._serialized_start=1175
+  _globals['_LLCOPTIONS']._serialized_end=1245
+  _globals['_TRACEDATA']._serialized_start=1247
+  _globals['_TRACEDATA']._serialized_end=1301
+  _globals['_TRACETRAILER']._serialized_start=1303
+  _globals['_TRACETRAILER']._serialized_end=1348
+  _globals['_TRACERECEIPT']._serialized_start=1350
+  _globals['_TRACERECEIPT']._serialized_end=1400
+  _globals['_CHOICES']._serialized_start=1402
+  _globals['_CHOICES']._serialized_end=1426
 # @@protoc_insertion_point(module_scope)

@@ -12,7 +12,7 @@ class GetCapabilitiesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Capabilities(_message.Message):
-    __slots__ = ("simulator", "version", "choices", "concurrency", "deadline_s")
+    __slots__ = ("simulator", "version", "choices", "concurrency", "deadline_s", "limits")
     class ChoicesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -20,17 +20,26 @@ class Capabilities(_message.Message):
         key: str
         value: Choices
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Choices, _Mapping]] = ...) -> None: ...
+    class LimitsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     SIMULATOR_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CHOICES_FIELD_NUMBER: _ClassVar[int]
     CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
     simulator: str
     version: str
     choices: _containers.MessageMap[str, Choices]
     concurrency: int
     deadline_s: float
-    def __init__(self, simulator: _Optional[str] = ..., version: _Optional[str] = ..., choices: _Optional[_Mapping[str, Choices]] = ..., concurrency: _Optional[int] = ..., deadline_s: _Optional[float] = ...) -> None: ...
+    limits: _containers.ScalarMap[str, int]
+    def __init__(self, simulator: _Optional[str] = ..., version: _Optional[str] = ..., choices: _Optional[_Mapping[str, Choices]] = ..., concurrency: _Optional[int] = ..., deadline_s: _Optional[float] = ..., limits: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class TraceChunk(_message.Message):
     __slots__ = ("header", "data", "trailer")
@@ -43,7 +52,7 @@ class TraceChunk(_message.Message):
     def __init__(self, header: _Optional[_Union[TraceHeader, _Mapping]] = ..., data: _Optional[_Union[TraceData, _Mapping]] = ..., trailer: _Optional[_Union[TraceTrailer, _Mapping]] = ...) -> None: ...
 
 class TraceHeader(_message.Message):
-    __slots__ = ("format", "content", "page_bytes", "total_accesses", "total_pages", "write_bitmap", "access_bytes")
+    __slots__ = ("format", "content", "page_bytes", "total_accesses", "total_pages", "write_bitmap", "access_bytes", "llc")
     class Format(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         FORMAT_UNSPECIFIED: _ClassVar[TraceHeader.Format]
@@ -67,6 +76,7 @@ class TraceHeader(_message.Message):
     TOTAL_PAGES_FIELD_NUMBER: _ClassVar[int]
     WRITE_BITMAP_FIELD_NUMBER: _ClassVar[int]
     ACCESS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LLC_FIELD_NUMBER: _ClassVar[int]
     format: TraceHeader.Format
     content: TraceHeader.Content
     page_bytes: int
@@ -74,7 +84,16 @@ class TraceHeader(_message.Message):
     total_pages: int
     write_bitmap: bool
     access_bytes: int
-    def __init__(self, format: _Optional[_Union[TraceHeader.Format, str]] = ..., content: _Optional[_Union[TraceHeader.Content, str]] = ..., page_bytes: _Optional[int] = ..., total_accesses: _Optional[int] = ..., total_pages: _Optional[int] = ..., write_bitmap: _Optional[bool] = ..., access_bytes: _Optional[int] = ...) -> None: ...
+    llc: LlcOptions
+    def __init__(self, format: _Optional[_Union[TraceHeader.Format, str]] = ..., content: _Optional[_Union[TraceHeader.Content, str]] = ..., page_bytes: _Optional[int] = ..., total_accesses: _Optional[int] = ..., total_pages: _Optional[int] = ..., write_bitmap: _Optional[bool] = ..., access_bytes: _Optional[int] = ..., llc: _Optional[_Union[LlcOptions, _Mapping]] = ...) -> None: ...
+
+class LlcOptions(_message.Message):
+    __slots__ = ("bytes", "ways")
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    WAYS_FIELD_NUMBER: _ClassVar[int]
+    bytes: int
+    ways: int
+    def __init__(self, bytes: _Optional[int] = ..., ways: _Optional[int] = ...) -> None: ...
 
 class TraceData(_message.Message):
     __slots__ = ("seq", "data", "crc32c")

@@ -130,6 +130,20 @@ def final_table(record: Record) -> Table:
     return Table(title, ("figure", "key", "unit", "value", "as recorded"), rows, text_columns=3)
 
 
+def memory_table(record: Record) -> Table:
+    """Return how much longer each device computed because part of its memory is slow."""
+    by_device: dict[str, list[float]] = {}
+    for entry in record["rounds"]:
+        for device, factor in entry.get("memory_slowdown", {}).items():
+            by_device.setdefault(device, []).append(factor)
+    rows = [
+        (device, str(len(factors)), f"{sum(factors) / len(factors):.3f}", f"{max(factors):.3f}")
+        for device, factors in sorted(by_device.items())
+    ]
+    head = ("device", "rounds", "slow-down, mean", "largest of a round")
+    return Table("Memory in two tiers", head, rows, note="Computing time over that with fast memory alone.")
+
+
 def run_failures(record: Record) -> list[Failure]:
     """Return all failures of clients in the order they happened."""
     return [
@@ -168,7 +182,23 @@ def device_pictures(run_dir: Path) -> list[Picture]:
     return [picture(caption, lambda figure: draw_chart(figure, reports), height_in=4.2, wide=True)] if reports else []
 
 
-def run_page(record: Record, images: Sequence[Image] = (), devices: Sequence[Picture] = (), failures_shown: int = 200) -> Page:
+def memory_pictures(run_dir: Path) -> list[Picture]:
+    """Return how memory in two tiers went with the work that it slows down most."""
+    paths = sorted((run_dir / "hwsim").glob("neomem-*.json"))
+    if not paths:
+        return []
+    from ...hwsim.neomem.figures import draw_chart  # its package compiles kernels
+    from ...hwsim.neomem.report import NeoMemReport
+
+    reports = [NeoMemReport.model_validate_json(path.read_text(encoding="utf-8")) for path in paths]
+    slowest = max(reports, key=lambda report: report.slowdown_vs_all_fast)
+    caption = f"Memory in two tiers: the training that it slows down most, {slowest.slowdown_vs_all_fast:.3g} times"
+    return [picture(caption, lambda figure: draw_chart(figure, slowest), height_in=4.2, wide=True)]
+
+
+def run_page(
+    record: Record, images: Sequence[Image] = (), simulated: Sequence[Picture] = (), failures_shown: int = 200
+) -> Page:
     """Return the report of one run, ready to write."""
     failures = run_failures(record)
     started, ended = (record[key] or MISSING for key in ("started", "ended"))
@@ -179,9 +209,9 @@ def run_page(record: Record, images: Sequence[Image] = (), devices: Sequence[Pic
         status=record["status"],
         reason=record["reason"] or "",
         cards=run_cards(record),
-        pictures=[*run_pictures(record), *devices],
+        pictures=[*run_pictures(record), *simulated],
         images=images,
-        tables=[final_table(record)] if standing(record) else [],
+        tables=[table for table in (final_table(record), memory_table(record)) if table.rows],
         failures=failures[:failures_shown],
         failures_left_out=max(0, len(failures) - failures_shown),
         spec=spec_toml(record["spec"]),
@@ -198,4 +228,5 @@ def write_report(run_dir: Path) -> Path:
         If there is no record to report on.
     """
     folder = Path(run_dir)
-    return run_page(load_record(folder), run_images(folder), device_pictures(folder)).write(folder / "report.html")
+    simulated = [*device_pictures(folder), *memory_pictures(folder)]
+    return run_page(load_record(folder), run_images(folder), simulated).write(folder / "report.html")

@@ -10,12 +10,16 @@ from flwr.common.constant import ErrorCode
 from small import small
 
 from fedcosim.clients.cost import LEFT_OUT, Cost
+from fedcosim.clients.tiering import NeoMemOptions, memory_request
 from fedcosim.clients.work import observed
 from fedcosim.clients.worker import COST
 from fedcosim.core.errors import SpecError
+from fedcosim.hwsim.client import LocalClient
 from fedcosim.hwsim.devices import devices
 from fedcosim.hwsim.roofline.estimate import estimate
+from fedcosim.hwsim.service import Host, build
 from fedcosim.hwsim.simulator import HwsimError
+from fedcosim.hwsim.simulators import SIMULATORS
 
 PI = "hardware.devices.raspberry-pi-5=1"
 
@@ -44,6 +48,15 @@ def deaf_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.fixture(scope="module")
+def hosted():
+    """The address of a service with all simulators."""
+    host = Host(build(list(SIMULATORS)), "127.0.0.1:0")
+    host.start()
+    yield f"127.0.0.1:{host.port}"
+    host.stop(0)
+
+
 def test_the_reply_tells_what_the_steps_cost(one_client):
     """The oracle listens to the same work and prices it itself, step by step."""
     client = one_client(spec(PI))
@@ -66,6 +79,30 @@ def test_more_epochs_cost_more_in_proportion(one_client):
     two, six = (Cost.of(one_client(spec(PI, f"train.epochs={n}")).ask(0).content) for n in (2, 6))
     assert six.compute_s == pytest.approx(3 * two.compute_s)
     assert six.memory_bytes == two.memory_bytes
+
+
+H100 = "hardware.devices.h100-sxm=1"  # so fast that memory decides
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_slow_memory_takes_its_factor_longer(remote, one_client, hosted):
+    """The oracle asks the simulator itself; what the device draws at most it draws for as long, and the lower end stays."""
+    tiered = (H100, "hardware.memory=neomem", "hardware.neomem.policy=first_touch")
+    plain = Cost.of(one_client(spec(H100)).ask(0).content)
+    with observed() as done:
+        one_client(spec()).ask(0)
+    (work,) = done
+    report = estimate("h100-sxm", devices()["h100-sxm"], work.step)
+    request = memory_request(NeoMemOptions(policy="first_touch"), work.step.footprint, report)
+    factor = LocalClient().estimate("neomem", request).slowdown_vs_all_fast
+    assert factor > 1.5
+    endpoint = [f"hardware.endpoint='{hosted}'"] if remote else []
+    cost = Cost.of(one_client(spec(*tiered, *endpoint)).ask(0).content)
+    assert cost.memory_slowdown == pytest.approx(factor)
+    assert cost.compute_s == pytest.approx(factor * plain.compute_s)
+    assert cost.energy_high_j == pytest.approx(factor * plain.energy_high_j)
+    assert (cost.energy_low_j, cost.memory_bytes) == (plain.energy_low_j, plain.memory_bytes)
+    assert plain.memory_slowdown == 1
 
 
 def test_only_training_is_priced(one_client):

@@ -14,13 +14,13 @@ import torch
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from google.protobuf.descriptor import FieldDescriptor
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mutations import mutate
 from roofline_requests import requests
 from torch import nn
 
@@ -268,40 +268,6 @@ TINY_MODELS = st.builds(
     train=st.booleans(),
     height=st.none() | st.sampled_from([1, 4, 28]),
 )
-EXTREMES = {
-    FieldDescriptor.CPPTYPE_INT64: st.sampled_from([0, -1, 1, 2**31, 65_536, 2**53, 2**62, 2**63 - 1, -(2**63)]),
-    FieldDescriptor.CPPTYPE_DOUBLE: st.sampled_from(
-        [0.0, -0.0, -1.0, math.nan, math.inf, -math.inf, 5e-324, 1e-300, 1e-6, 1e20, 1e308, -1e308]
-    ),
-    FieldDescriptor.CPPTYPE_ENUM: st.sampled_from([0, 1, 99, -1, 2**31 - 1]),
-    FieldDescriptor.CPPTYPE_STRING: st.sampled_from(["", "\0", "xeon-8480", "lenet", "x" * 9000, "\u00e9\u4e16\n"]),
-    FieldDescriptor.CPPTYPE_BOOL: st.booleans(),
-}
-
-
-def places(message):
-    """Yield every message in a message, with each of its fields."""
-    for field in message.DESCRIPTOR.fields:
-        yield message, field
-        if field.message_type and field.is_repeated:
-            for item in getattr(message, field.name):
-                yield from places(item)
-        elif field.message_type and message.HasField(field.name):
-            yield from places(getattr(message, field.name))
-
-
-def mutate(message, data) -> None:
-    where, field = data.draw(st.sampled_from(list(places(message))), label="place")
-    if field.message_type:
-        if data.draw(st.booleans(), label="drop"):
-            where.ClearField(field.name)
-        elif field.is_repeated:
-            getattr(where, field.name).add()
-        else:
-            getattr(where, field.name).SetInParent()
-        return
-    value = data.draw(EXTREMES[field.cpp_type], label=field.full_name)
-    getattr(where, field.name).append(value) if field.is_repeated else setattr(where, field.name, value)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

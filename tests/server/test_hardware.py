@@ -25,6 +25,7 @@ from fedcosim.clients.worker import PRIVACY
 from fedcosim.core.errors import RoundError
 from fedcosim.core.records import array_bytes
 from fedcosim.hwsim.devices import devices
+from fedcosim.hwsim.neomem.host import NeoMem
 from fedcosim.hwsim.roofline.simulator import Roofline
 from fedcosim.hwsim.service import Host
 from fedcosim.hwsim.simulator import Job
@@ -106,6 +107,21 @@ def total_s(spec: Experiment, grid: HereGrid, client: int) -> float:
     return travel_s + 2 * hardware.round_trip_s + Cost.of(grid.answers[client]).compute_s
 
 
+class Counting:
+    """A simulator that remembers what it was asked."""
+
+    def __init__(self, simulator) -> None:
+        self._simulator = simulator
+        self.asked: Counter[str] = Counter()
+
+    def __getattr__(self, name: str):
+        return getattr(self._simulator, name)
+
+    def estimate(self, request, job: Job):
+        self.asked[fingerprint(request)] += 1
+        return self._simulator.estimate(request, job)
+
+
 # ------------------------------------------------------------------------------------------------------------ figures
 
 
@@ -182,6 +198,44 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(tmp_path):
     assert computed(resumed.folder) == computed(whole.folder)
     assert simulated(resumed.folder) == simulated(whole.folder)
     assert resumed.result["final"]["sim_s"] == whole.result["final"]["sim_s"] > 1800
+
+
+TIERED = ("hardware.devices={raspberry-pi-5=0.5, h100-sxm=0.5}", "hardware.memory=neomem", "hardware.neomem.threads=4")
+
+
+def test_the_record_tells_how_much_slower_each_device_is_for_its_memory(plain, runs, local_ray):
+    """Two workers share one service's answers: it is asked once for equal work, and learning stays as it is."""
+    counting = Counting(NeoMem())
+    host = Host({"roofline": Roofline(), "neomem": counting}, "127.0.0.1:0")
+    host.start()
+    endpoint = f"hardware.endpoint='127.0.0.1:{host.port}'"
+    folder = run(tiny(*TIERED, endpoint, "engine.workers=2"), runs)
+    host.stop(0)
+    record = result(folder)
+    jsonschema.validate(record, record_schema())
+    assert computed(folder) == computed(plain)
+    assert set(counting.asked.values()) == {1}
+    for line in record["rounds"]:
+        assert line["memory_slowdown"].keys() == {"raspberry-pi-5", "h100-sxm"}
+        assert 1 <= line["memory_slowdown"]["raspberry-pi-5"] < line["memory_slowdown"]["h100-sxm"]
+    page = (folder / "report.html").read_text()
+    assert "Computing time over that with fast memory alone" in page
+    assert "Memory in two tiers: the training that it slows down most" in page
+    assert "memory_slowdown" not in result(plain)["rounds"][0]
+
+
+def test_slow_memory_takes_as_much_longer_as_the_record_says(tmp_path):
+    """By hand: the mean over a device's clients of their times over those with fast memory alone."""
+    grids = []
+    for name, settings in (("fast", TIERED[:1]), ("tiered", TIERED)):
+        spec = tiny(*settings, "federation.per_round=8", "federation.rounds=1", f"name={name}")
+        grid, record = run_here(spec, tmp_path)
+        grids.append(grid)
+    (line,), device = record.result["rounds"], device_of(spec.hardware, 8, spec.seed)
+    times = [{client: Cost.of(grid.answers[client]).compute_s for client in range(8)} for grid in grids]
+    for name, slowdown in line["memory_slowdown"].items():
+        mine = [client for client in range(8) if device[client] == name]
+        assert slowdown == pytest.approx(np.mean([times[1][client] / times[0][client] for client in mine]))
 
 
 # ---------------------------------------------------------------------------------------------------- whose updates count
@@ -310,18 +364,6 @@ def test_a_client_without_the_memory_is_left_out_not_failed(own_devices, tmp_pat
 # ------------------------------------------------------------------------------------------------------------ services
 
 
-class CountingRoofline(Roofline):
-    """Remembers what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: Counter[str] = Counter()
-
-    def estimate(self, request, job: Job):
-        self.asked[fingerprint(request)] += 1
-        return super().estimate(request, job)
-
-
 def serve(simulator: Roofline, port: int = 0) -> Host:
     host = Host({"roofline": simulator}, f"127.0.0.1:{port}")
     host.start()
@@ -336,7 +378,7 @@ def remote(host: Host, *overrides: str) -> Experiment:
 def test_a_service_is_asked_once_for_equal_work(runs, local_ray):
     """200 clients on five kinds of devices, two workers: five questions."""
     kinds = ("raspberry-pi-5", "jetson-orin-nano", "apple-m4", "snapdragon-8-gen-2", "h100-sxm")
-    simulator = CountingRoofline()
+    simulator = Counting(Roofline())
     host = serve(simulator)
     spec = remote(
         host,

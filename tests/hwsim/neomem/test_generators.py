@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 import numpy as np
@@ -10,8 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedcosim.hwsim.neomem import training
-from fedcosim.hwsim.neomem.generators import Generator, SyntheticOptions, draw, generate
+from fedcosim.hwsim.neomem.generators import Generator, Stream, SyntheticOptions, draw, generate
+from fedcosim.hwsim.neomem.traces import PIECE
 from fedcosim.hwsim.neomem.training import TrainingOptions
+from fedcosim.hwsim.simulator import HwsimError, Job
+
+
+class Looks:
+    """A caller who leaves after so many looks whether he has."""
+
+    def __init__(self, patience: float = math.inf) -> None:
+        self.taken, self.patience = 0, patience
+
+    def __call__(self) -> bool:
+        self.taken += 1
+        return self.taken > self.patience
 
 
 def pages_of(generator: str, pages: int = 1000, accesses: int = 100_000, **own: object) -> np.ndarray:
@@ -36,6 +50,28 @@ def test_traces_have_the_length_and_the_pages_asked_for_and_repeat(generator, pa
     assert trace.sha256 == again.sha256
 
 
+@settings(deadline=None)
+@given(generator=st.sampled_from(get_args(Generator)), piece=st.integers(1, 4000), phases=st.integers(1, 4))
+def test_pieces_change_nothing(generator, piece, phases):
+    """They are how often it is asked whether to go on."""
+    own = {generator: {"phases": phases}} if generator in ("gups", "zipf", "adversary") else {}
+    options = SyntheticOptions(generator=generator, accesses=3001, write_fraction=0.3, **own)
+    assert generate(options, 300, 4096, 1, piece=piece).sha256 == generate(options, 300, 4096, 1).sha256
+
+
+@pytest.mark.parametrize("generator", get_args(Generator))
+def test_nothing_is_generated_for_callers_who_left(generator):
+    """However often it is looked whether they have: after as many looks as there are, but one, there is no trace yet."""
+    options = SyntheticOptions(generator=generator, accesses=20_000, write_fraction=0.3)
+    looks = Looks()
+    generate(options, 300, 4096, 1, Job(cancelled=looks), piece=100)
+    assert looks.taken >= 20_000 // 100
+    for patience in (0, looks.taken // 2, looks.taken - 1):
+        with pytest.raises(HwsimError) as error:
+            generate(options, 300, 4096, 1, Job(cancelled=Looks(patience)), piece=100)
+        assert error.value.code == "CANCELLED"
+
+
 def test_gups_hits_its_window_as_often_as_asked():
     """Nine of ten updates, and the window's share of the rest."""
     pages_N = pages_of("gups", hot_share=0.1, hot_start=0.5)
@@ -51,7 +87,7 @@ def test_gups_window_moves_with_each_phase():
 def test_drawn_frequencies_are_the_weights():
     """The alias method, by Pearson's statistic: 99 degrees of freedom, 1 in 10^4 above 161."""
     weights = np.arange(1, 101) ** -0.9
-    counts = np.bincount(draw(weights, 100_000, np.random.default_rng(0)), minlength=100)
+    counts = np.bincount(draw(weights, 100_000, Stream(np.random.default_rng(0))), minlength=100)
     expected = 100_000 * weights / weights.sum()
     assert ((counts - expected) ** 2 / expected).sum() < 161
 
@@ -76,6 +112,24 @@ def test_adversary_takes_turns():
     assert not set(turns[0].tolist()) & set(turns[1].tolist())
     assert set(turns[0].tolist()) == set(turns[2].tolist())
     assert len(set(turns[0].tolist())) == 350
+
+
+def test_no_training_step_is_generated_for_callers_who_left():
+    """It is looked every 2^18 page touches."""
+    looks = Looks()
+    options = TrainingOptions(param_count=10**6, steps=200)
+    trace = training.generate(options, 4096, 1, Job(cancelled=looks))
+    assert looks.taken >= len(trace) // PIECE > 0
+    with pytest.raises(HwsimError, match="cancelled"):
+        training.generate(options, 4096, 1, Job(cancelled=Looks(looks.taken - 1)))
+
+
+def test_tables_that_would_not_fit_the_machine_are_refused():
+    """Items of all pages, 2^24 x 64 here: before memory is asked for."""
+    options = SyntheticOptions(generator="gather", accesses=100, gather={"vertex_share": 0.9, "vertices_per_page": 64})
+    with pytest.raises(HwsimError, match="choose a larger scale") as error:
+        generate(options, 2**24, 4096, 1)
+    assert error.value.code == "RESOURCE_EXHAUSTED"
 
 
 @pytest.mark.parametrize(("optimizer", "passes"), [("sgd", 7), ("momentum", 9), ("adam", 11)])

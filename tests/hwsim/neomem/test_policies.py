@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -32,6 +34,38 @@ def test_hottest_are_the_most_accessed_and_ties_go_to_low_numbers(pages_N, count
     """By sorting pairs."""
     pairs = sorted((-int((pages_N == page).sum()), page) for page in set(pages_N.tolist()))
     assert hottest(pages_N, 21, count).tolist() == [page for _, page in pairs[:count]]
+
+
+def libcachesim_hits(cache, pages: list[int]) -> int:
+    """Feed a cache of libCacheSim, telling it when each page comes again."""
+    libcachesim = pytest.importorskip("libcachesim")
+    again, following = [], {}
+    for time in range(len(pages) - 1, -1, -1):
+        again.append(following.get(pages[time], 2**62))
+        following[pages[time]] = time
+    hits = 0
+    for time, (page, next_time) in enumerate(zip(pages, reversed(again), strict=True)):
+        request = libcachesim.Request()
+        request.obj_id, request.obj_size, request.clock_time, request.next_access_vtime = page, 1, time, next_time
+        hits += cache.get(request)
+    return hits
+
+
+@pytest.mark.parametrize("generator", ["zipf", "gups", "search"])
+def test_static_oracle_hits_what_libcachesim_does(generator):
+    """Hot pages alone fit a cache of their number: all but the first access to each hit there, and those too in our memory.
+
+    Belady's cache, whose contents change and which must admit what it is asked for, beats any such choice with a place more.
+    """
+    libcachesim = pytest.importorskip("libcachesim")
+    run = simulation(synthetic(generator), "oracle_static")
+    pages, room = run.system.trace.pages_N.tolist(), run.system.machine.fast_pages
+    counts = Counter(pages)
+    hot = set(sorted(counts, key=lambda page: (-counts[page], page))[:room])
+    run.finish(Job())
+    ours = int(run.counts[1].sum())
+    assert ours == libcachesim_hits(libcachesim.LRU(cache_size=room), [page for page in pages if page in hot]) + len(hot) > room
+    assert ours - len(hot) <= libcachesim_hits(libcachesim.Belady(cache_size=room + 1), pages)
 
 
 def test_first_touch_fills_fast_memory_in_order_and_moves_nothing():

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fedcosim.hwsim.neomem import Trace, TraceHeader, TraceStore, TraceUpload
-from fedcosim.hwsim.neomem.traces import load, renumber, save, trace_of_pages
+from fedcosim.hwsim.neomem.traces import PIECE, load, renumber, save, trace_of_pages
 from fedcosim.hwsim.neomem.upload import MAX_CHUNK_BYTES, checksum
-from fedcosim.hwsim.simulator import HwsimError
+from fedcosim.hwsim.simulator import HwsimError, Job
 
 PAGES_N = np.array([3, 1, 4, 1, 5], np.int32)
 
@@ -23,6 +23,23 @@ def upload(sent: bytes, pieces: int = 1, **header: object) -> Trace:
     for seq, piece in enumerate(np.array_split(np.frombuffer(sent, np.uint8), pieces)):
         receiving.chunk(seq, piece.tobytes(), checksum(piece.tobytes()))
     return receiving.finish(hashlib.sha256(sent).hexdigest(), receiving.header.total_accesses)
+
+
+def test_callers_who_leave_end_the_work_on_long_traces():
+    """Repeating and digesting look at every 2^18 accesses; what comes of it has nothing to do with pieces."""
+    trace, looks = trace_of_pages(np.arange(PIECE + 9) % 7, np.arange(PIECE + 9) % 2), []
+    watching = Job(cancelled=lambda: looks.append(None) or False)
+    long = trace.repeated(3, watching)
+    assert len(looks) == 3
+    assert np.array_equal(long.pages_N, np.tile(trace.pages_N, 3))
+    assert np.array_equal(long.writes_N, np.tile(trace.writes_N, 3))
+    head = hashlib.sha256(b"7 4096 64 trace\n")
+    head.update(trace.pages_N.tobytes() + np.packbits(trace.writes_N).tobytes())
+    assert trace.digest(watching) == trace.sha256 == head.hexdigest()
+    assert len(looks) == 3 + 2 * 2
+    for work in (trace.digest, lambda job: trace.repeated(3, job)):
+        with pytest.raises(HwsimError, match="cancelled"):
+            work(Job(cancelled=lambda: True))
 
 
 @pytest.mark.parametrize(
