@@ -18,9 +18,11 @@ from rich.text import Text
 
 from ..core.errors import FedcosimError, RunError
 from .cli_hwsim import app as hwsim
+from .cli_reliability import reliability
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
 app.add_typer(hwsim, name="hwsim")
+app.command()(reliability)
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field of the spec; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]

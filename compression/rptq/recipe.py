@@ -100,6 +100,11 @@ class Recipe(Options):
         """Bits of attention probabilities under this setting."""
         return 16 if self.setting.kv_only or self.setting.activations == 16 else self.softmax_bits
 
+    @property
+    def travels(self) -> bool:
+        """It has a form as an upload."""
+        return self.setting.weights < 16 and self.granularity in ("tensor", "cluster") and self.smooth is None
+
     def activation_bits(self, kind: SiteKind) -> int:
         """Return the bits of a site's activations."""
         one = self.setting
