@@ -93,8 +93,9 @@ def rebuilt(folder: Path) -> tuple[Subject, int]:
     spec = stored_spec(folder)
     bench = Workbench(spec)
     if bench.local_keys:
+        name = spec.strategy.model_dump()["name"]
         raise RunError(
-            f"{folder.name}: its clients keep {len(bench.local_keys)} tensors of their own (strategy {spec.strategy.name!r}); "
+            f"{folder.name}: its clients keep {len(bench.local_keys)} tensors of their own (strategy.name = {name!r}); "
             f"only a model that is the same for all can be judged"
         )
     weights = _weights(folder)

@@ -95,7 +95,7 @@ def draw(pool: Pool, how: Draw, seed: int) -> Tensor:
     key = how.model_dump_json(exclude={"noise", "strength", "order", "augmentation"})
     stream = numpy_stream(seed, "calibration", key)
     found = np.flatnonzero(_candidates(pool, how))
-    if len(found) < how.samples and not how.allow_fewer or not len(found):
+    if not len(found) or (len(found) < how.samples and not how.allow_fewer):
         raise CalibrationError(
             f"samples = {how.samples}: only {len(found)} samples are {how.distribution} (classes {list(how.classes)}, "
             f"client {how.client}); ask for fewer, or set allow_fewer"

@@ -88,9 +88,9 @@ class Items:
 
     def where(self, chosen_n: np.ndarray) -> Items:
         """Return some of the items."""
-        parts = (self.before_n, self.after_n, self.predicted_before_n, self.predicted_after_n)
+        before, after = self.predicted_before_n[chosen_n], self.predicted_after_n[chosen_n]
         groupings = {name: of_n[chosen_n] for name, of_n in self.groupings.items()}
-        return Items(*(part[chosen_n] for part in parts), groupings)
+        return Items(self.before_n[chosen_n], self.after_n[chosen_n], before, after, groupings)
 
 
 @dataclass(frozen=True)

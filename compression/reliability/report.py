@@ -194,10 +194,10 @@ class _Assessor:
 
     def _items(self, number: int, trial: Trial) -> Items:
         before_N, after_N = self.answers[f"float/{trial.test_noise}"], self.answers[f"trial/{number}"]
-        right = [(answers_N == self.truth).astype(float) for answers_N in (before_N, after_N)]
+        right_before_N, right_after_N = ((answers_N == self.truth).astype(float) for answers_N in (before_N, after_N))
         if trial.own:  # one client: no grouping of it means anything, and it may be small
-            return Items(*right, before_N, after_N, {}).where(after_N >= 0)
-        return Items(*right, before_N, after_N, self.groupings)
+            return Items(right_before_N, right_after_N, before_N, after_N, {}).where(after_N >= 0)
+        return Items(right_before_N, right_after_N, before_N, after_N, self.groupings)
 
     def _report(
         self, made: Sequence[Trial], comparisons: Sequence[Comparison], sizes: Mapping[int, int | None]
@@ -248,7 +248,7 @@ class _Assessor:
         own = [(n, trial) for n, trial in enumerate(made) if trial.own]
         if not own:
             return None
-        clients = []
+        clients: list[dict[str, Any]] = []
         for n, trial in own:
             asked_N = self.client == trial.draw.client
             before, pooled, mine = (
@@ -281,9 +281,14 @@ class _Assessor:
             (trial.test_noise, self._items(n, trial)) for n, trial in enumerate(made) if n == 0 or trial.test_noise != "none"
         ]
         noise_N = np.repeat([noise for noise, _ in parts], len(self.truth))
-        columns = ("before_n", "after_n", "predicted_before_n", "predicted_after_n")
-        joined = [np.concatenate([getattr(items, column) for _, items in parts]) for column in columns]
-        (grouping,) = compare(Items(*joined, {"corruption": noise_N}), self.thresholds, self.seed).groupings
+        joined = Items(
+            np.concatenate([items.before_n for _, items in parts]),
+            np.concatenate([items.after_n for _, items in parts]),
+            np.concatenate([items.predicted_before_n for _, items in parts]),
+            np.concatenate([items.predicted_after_n for _, items in parts]),
+            {"corruption": noise_N},
+        )
+        (grouping,) = compare(joined, self.thresholds, self.seed).groupings
         return {**_grouping_line(grouping), "groups": [asdict(group) for group in grouping.groups]}
 
     def _sensitivity(self) -> list[dict[str, Any]]:

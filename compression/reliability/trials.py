@@ -14,7 +14,7 @@ from ..rptq.recipe import Recipe
 from .draws import Draw, Noise
 
 QUICK = 40
-OWN_QUICK = 6
+OWN_QUICK = 5
 """Clients that calibrate on their own data in the quick grid: those whose largest class has the greatest share."""
 NOISES: tuple[tuple[Noise, float], ...] = (
     ("gaussian", 0.2),

@@ -128,7 +128,9 @@ def reliability_page(report: Record) -> Page:
     provenance = report["provenance"]
     return Page(
         title=f"Reliability: {report['codec']} {bits}".strip(),
-        subtitle=f"{report.get('run', '')} · {report['grid']} grid · {report['quantisations']} quantisations · {report['seconds']} s",
+        subtitle=" · ".join(
+            [report["run"], f"{report['grid']} grid", f"{report['quantisations']} models", f"{report['seconds']} s"]
+        ),
         cards=cards,
         pictures=[
             picture("What trials do to the worst group", lambda f: _draw_trials(f, lines), 0.6 + 0.19 * len(lines), wide=True)
