@@ -30,6 +30,7 @@ from .. import parse
 from ..chain import UploadOptions
 from ..codec import Calibration, Context
 from ..rptq import Recipe, blocks, quantise
+from ..rptq.blocks import outside
 from ..rptq.calibrate import watching
 from ..rptq.codec import deployed
 from ..rptq.ranges import extremes
@@ -202,7 +203,7 @@ class _Assessor:
     def _report(
         self, made: Sequence[Trial], comparisons: Sequence[Comparison], sizes: Mapping[int, int | None]
     ) -> dict[str, Any]:
-        base, thresholds = comparisons[0], self.thresholds
+        base, thresholds, module = comparisons[0], self.thresholds, self.subject.module
         missing = {
             "class": sorted(set(range(self.subject.classes)) - set(self.truth.tolist())),
             "client": sorted(set(range(self.subject.clients)) - set(self.client.tolist())),
@@ -231,7 +232,7 @@ class _Assessor:
             "groupings": [_grouping_line(one) for one in base.groupings],
             "too_small": self.unjudged,
             "missing_groups": missing,
-            "bytes_dense": sum(x.numel() * x.element_size() for x in self.subject.module.state_dict().values()),
+            "bytes_dense": sum(x.numel() * x.element_size() for x in module.state_dict().values()),
             "bytes_upload": sizes[0],
             "quantisations": quantisations(made),
             "factors": factors,
@@ -239,6 +240,7 @@ class _Assessor:
             "own_calibration": self._own(made),
             "corruption": self._corruption(made),
             "sensitivity": self._sensitivity(),
+            "outside_blocks": outside(module, blocks(module)) if isinstance(self.recipe, Recipe) else [],
             "recommendation": _recommendation(factors, verdict),
             "provenance": self._provenance(thresholds),
         }

@@ -247,12 +247,11 @@ class _Calibrator:
     def _note_few_clusters(self, block: Block, made: Mapping[End, Any]) -> None:
         if self.recipe.granularity != "cluster":
             return
-        asked = self.recipe.clusters
-        for number, layer, end in ((0, block.q.layer, "in"), (1, block.k.layer, "out"), (4, block.down, "in")):
-            one = made.get((layer, end))
-            if one is not None and one.scale_hk.shape[1] < asked[number]:
-                got = one.scale_hk.shape[1]
-                self.notes[f"{layer}:{end}"] = f"{got} clusters for {asked[number]}: there are no more distinct channels"
+        where = [(block.q.layer, "in"), (block.k.layer, "out"), (block.out, "in"), (block.up[0], "in"), (block.down, "in")]
+        for asked, (layer, side) in zip(self.recipe.clusters, where, strict=True):
+            one = made.get((layer, side))
+            if one is not None and (got := one.scale_hk.shape[1]) < asked:
+                self.notes[f"{layer}:{side}"] = f"{got} clusters for {asked}: there are no more distinct channels"
 
 
 class Trace:
@@ -262,6 +261,8 @@ class Trace:
     ------
     SpecError
         If a block is not called, or not with what the one before it returned.
+    CalibrationError
+        If the model cannot take a batch.
     """
 
     def __init__(self, module: nn.Module, known: Sequence[Block], batches: Sequence[Any]) -> None:
@@ -280,6 +281,9 @@ class Trace:
             ]
             try:
                 run(module, batch)
+            except (RuntimeError, IndexError, ValueError, TypeError) as error:
+                told = (str(error).splitlines() or [type(error).__name__])[0]
+                raise CalibrationError(f"calibration: the model cannot take batch {len(self.first)}: {told}") from error
             finally:
                 for handle in handles:
                     handle.remove()

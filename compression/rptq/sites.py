@@ -10,7 +10,7 @@ Shapes: t = tokens, c = channels, h = key and value heads, x = channels of a hea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -55,25 +55,26 @@ def observed(block: Block, seen: Mapping[End, Tensor]) -> dict[SiteKind, Tensor]
     return found
 
 
-def labels(block: Block, seen: Mapping[SiteKind, Tensor], recipe: Recipe) -> dict[SiteKind, Tensor]:
-    """Label the channels of every site, within heads where a site has heads."""
+def labels(
+    block: Block, seen: Mapping[SiteKind, Tensor], recipe: Recipe, wanted: Collection[SiteKind]
+) -> dict[SiteKind, Tensor]:
+    """Label the channels of the wanted sites, within heads where a site has heads."""
     if recipe.granularity in ("tensor", "channel"):
-        return {kind: _flat(x_tc.shape[1], recipe) for kind, x_tc in seen.items()}
+        return {kind: _flat(seen[kind].shape[1], recipe) for kind in wanted}
     r1, r2, r3, r4, r5 = recipe.clusters
-    q_c2, k_c2, context_c2 = (extremes(seen[kind]) for kind in ("q", "k", "context"))
-    shared_c2 = _shared(q_c2, block)
-    joint_c4 = torch.stack([shared_c2[:, 0], k_c2[:, 0], shared_c2[:, 1], k_c2[:, 1]], 1)
-    k_labels = cluster_heads(joint_c4, block.kv_heads, r2)
-    v_labels = cluster_heads(_shared(context_c2, block), block.kv_heads, r3)
-    return {
-        "attention_in": cluster_heads(extremes(seen["attention_in"]), 1, r1),
-        "q": for_query_heads(k_labels, block),
-        "k": k_labels,
-        "v": v_labels,
-        "context": for_query_heads(v_labels, block),
-        "mlp_in": cluster_heads(extremes(seen["mlp_in"]), 1, r4),
-        "hidden": cluster_heads(extremes(seen["hidden"]), 1, r5),
-    }
+    found = {}
+    if {"q", "k"} & set(wanted):
+        q_c2, k_c2 = _shared(extremes(seen["q"]), block), extremes(seen["k"])
+        joint_c4 = torch.stack([q_c2[:, 0], k_c2[:, 0], q_c2[:, 1], k_c2[:, 1]], 1)
+        found["k"] = cluster_heads(joint_c4, block.kv_heads, r2)
+        found["q"] = for_query_heads(found["k"], block)
+    if {"v", "context"} & set(wanted):
+        found["v"] = cluster_heads(_shared(extremes(seen["context"]), block), block.kv_heads, r3)
+        found["context"] = for_query_heads(found["v"], block)
+    for kind, clusters in (("attention_in", r1), ("mlp_in", r4), ("hidden", r5)):
+        if kind in wanted:
+            found[kind] = cluster_heads(extremes(seen[kind]), 1, clusters)
+    return found
 
 
 def heads_of(kind: SiteKind, block: Block, recipe: Recipe) -> int:
@@ -110,11 +111,11 @@ def quantisers(
     if recipe.granularity == "token":
         made = {kind: TokenQuantiser(bits[kind]) for kind in KINDS if bits[kind] < 16}
     else:
-        labels_of = labels(block, seen, recipe)
-        for kind in KINDS:
-            if bits[kind] < 16:
-                heads = heads_of(kind, block, recipe)
-                made[kind] = _quantiser(seen[kind], labels_of[kind], heads, bits[kind], recipe, tokens_a_sample)
+        wanted = [kind for kind in KINDS if bits[kind] < 16]
+        labels_of = labels(block, seen, recipe, wanted)
+        for kind in wanted:
+            heads = heads_of(kind, block, recipe)
+            made[kind] = _quantiser(seen[kind], labels_of[kind], heads, bits[kind], recipe, tokens_a_sample)
     if block.q.layer == block.k.layer:
         return _fused(block, made)
     return {end: made[kind] for kind, where in ends(block).items() if kind in made for end in where}

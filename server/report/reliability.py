@@ -94,7 +94,8 @@ def _sensitivity(report: Record) -> Table:
         for one in report["sensitivity"]
     ]
     head = ("block", "site of the widest channel", "signal to noise, dB", "widest over median channel")
-    return Table("Blocks quantised alone, the most disturbing first", head, rows, 2)
+    note = f"No activations are quantised outside blocks: {', '.join(report['outside_blocks'])}."
+    return Table("Blocks quantised alone, the most disturbing first", head, rows, 2, note)
 
 
 def _draw_trials(figure: Figure, lines: Sequence[Record]) -> None:

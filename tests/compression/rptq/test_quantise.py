@@ -226,6 +226,14 @@ def test_what_cannot_be_calibrated_is_refused():
         quantise(Calibration(broken, [x]), Recipe(bits="W16A4"))
     with pytest.raises(CalibrationError, match="hold NaN or infinity"):
         quantise(Calibration(broken, [x]), Recipe(bits="W4A16"))
+    for kind, batch in (
+        ("opt", torch.full((2, 5), 99)),
+        ("opt", inputs("opt").float()),
+        ("vit", inputs("vit")[:, :, :7]),
+        ("vit", inputs("vit").double()),
+    ):
+        with pytest.raises(CalibrationError, match="cannot take batch 0"):
+            quantise(Calibration(transformer(kind), [batch]), Recipe(bits="W4A4"))
     lenet = initialise(MODELS.parse({"name": "lenet"}), (1, 28, 28), 10, 0)
     with pytest.raises(SpecError, match="no transformer block"):
         quantise(Calibration(lenet, [torch.zeros(1, 1, 28, 28)]), Recipe(bits="W4A4"))
