@@ -86,20 +86,20 @@ def outliers(options: argparse.Namespace) -> None:
 
 
 def digits(seed: int) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
-    """Return the digits of five clients with uneven classes, and test digits."""
+    """Return the digits of four clients with uneven classes, and test digits."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     stream = np.random.default_rng(seed)
     order = stream.permutation(len(images))
     x, y = torch.tensor(images[order], dtype=torch.float32).reshape(-1, 1, 8, 8) / 8 - 1, torch.tensor(labels[order])
-    shares = stream.dirichlet(np.full(5, 0.5), size=10)
-    owner = torch.tensor([stream.choice(5, p=shares[label]) for label in y[:1300].tolist()])
-    return [(x[:1300][owner == n], y[:1300][owner == n]) for n in range(5)], (x[1300:], y[1300:])
+    shares = stream.dirichlet(np.full(4, 0.5), size=10)
+    owner = torch.tensor([stream.choice(4, p=shares[label]) for label in y[:1300].tolist()])
+    return [(x[:1300][owner == n], y[:1300][owner == n]) for n in range(4)], (x[1300:], y[1300:])
 
 
 def federated(options: argparse.Namespace) -> None:
-    """Accuracy after 20 rounds of FedAvg over five clients, uploads by codec: mean and standard deviation over seeds."""
+    """Accuracy after 20 rounds of FedAvg over four clients, uploads by codec: mean and standard deviation over seeds."""
     cases: dict[str, dict[str, Any] | None] = {
         "uncompressed": None,
         "rptq W4, delta, error feedback": {"codec": "rptq", "bits": "W4A16"},
@@ -123,7 +123,7 @@ def federated(options: argparse.Namespace) -> None:
 def rounds(section: dict[str, Any] | None, seed: int, count: int) -> tuple[float, float]:
     """Run FedAvg by hand; return the test accuracy and the share of the dense bytes that travelled."""
     clients, (test, labels) = digits(seed)
-    vit = MODELS.parse({"name": "vit", "dim": 64, "depth": 3, "heads": 4, "patch": 4})
+    vit = MODELS.parse({"name": "vit", "dim": 32, "depth": 2, "heads": 4, "patch": 4})
     module = initialise(vit, (1, 8, 8), 10, seed)
     codec = parse(section).build() if section else None
     state: dict[int, dict[str, Tensor]] = {}

@@ -119,7 +119,10 @@ def assess(
     Raises
     ------
     SpecError
-        If no grouping has a group that is large enough, a further grouping has none, or the base case cannot be drawn.
+        If no grouping has a group that is large enough, a further grouping has none, or a recipe is to be used on a model
+        without blocks that it knows.
+    CalibrationError
+        If the base case cannot be drawn.
     """
     return _Assessor(subject, recipe, how, thresholds, grid, seed, dict(groups or {}), tell).run()
 
@@ -139,6 +142,7 @@ class _Assessor:
         self.subject, self.recipe, self.how = subject, recipe, how
         self.thresholds, self.grid, self.seed, self.tell = thresholds, grid, seed, tell
         subject.module.eval()
+        self.blocks = blocks(subject.module) if isinstance(recipe, Recipe) else []
         self.truth, self.client = subject.test.y_N.numpy(), subject.test.clients_N.numpy()
         self.train = replace(subject.train, loss_N=self._losses)
         pairs = [f"class {label} of client {client}" for label, client in zip(self.truth, self.client, strict=True)]
@@ -155,7 +159,8 @@ class _Assessor:
     def run(self) -> Assessment:
         started = time.perf_counter()
         calibrated = self.recipe.needs_calibration if isinstance(self.recipe, Recipe) else _codec(self.recipe).needs_calibration
-        made = trials(self.recipe, calibrated, self.how, self.grid, self.subject.classes, self._skewed())
+        classes = self.train.y_N.unique().tolist()
+        made = trials(self.recipe, calibrated, self.how, self.grid, classes, self._skewed())
         for noise in dict.fromkeys(trial.test_noise for trial in made):
             self.answers[f"float/{noise}"] = logits(self.subject.module, self._noisy(noise)).argmax(1).numpy()
         sizes: dict[int, int | None] = {}
@@ -240,7 +245,7 @@ class _Assessor:
             "own_calibration": self._own(made),
             "corruption": self._corruption(made),
             "sensitivity": self._sensitivity(),
-            "outside_blocks": outside(module, blocks(module)) if isinstance(self.recipe, Recipe) else [],
+            "outside_blocks": outside(module, self.blocks) if isinstance(self.recipe, Recipe) else [],
             "recommendation": _recommendation(factors, verdict),
             "provenance": self._provenance(thresholds),
         }
@@ -300,7 +305,7 @@ class _Assessor:
         batch = draw(self.train, self.how, self.seed)
         exact = logits(self.subject.module, batch)
         lines = []
-        for block in blocks(self.subject.module):
+        for block in self.blocks:
             one = quantise(Calibration(self.subject.module, [batch]), self.recipe, only=[block.name])
             noise = float((logits(one.module, batch) - exact).square().sum())
             with watching(self.subject.module, [where[0] for where in ends(block).values()]) as seen:

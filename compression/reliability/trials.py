@@ -55,7 +55,7 @@ class Trial:
 
 
 def trials(
-    recipe: Options, calibrated: bool, draw: Draw, grid: Literal["quick", "full"], classes: int, skewed: Sequence[int]
+    recipe: Options, calibrated: bool, draw: Draw, grid: Literal["quick", "full"], classes: Sequence[int], skewed: Sequence[int]
 ) -> list[Trial]:
     """Return the trials of a grid, the base case first.
 
@@ -67,8 +67,8 @@ def trials(
         It looks at calibration data, so that those matter.
     draw : Draw
         The base case.
-    classes : int
-        Number of classes.
+    classes : sequence of int
+        Those that there are training samples of.
     skewed : sequence of int
         Clients with training and test data, the one with the most uneven classes first.
     """
@@ -82,18 +82,19 @@ def trials(
     return made
 
 
-def _draws(recipe: Options, draw: Draw, quick: bool, classes: int, skewed: Sequence[int]) -> list[Trial]:
+def _draws(recipe: Options, draw: Draw, quick: bool, classes: Sequence[int], skewed: Sequence[int]) -> list[Trial]:
     """Vary the calibration data."""
     made: list[Trial] = []
 
     def add(factor: str, level: str, own: bool = False, **changes: Any) -> None:
         made.append(Trial(factor, level, recipe, draw.model_copy(update=changes), own=own))
 
+    left_out = dict.fromkeys([classes[0], classes[len(classes) // 2], classes[-1]]) if len(classes) > 1 else ()
     for repeat in range(1, 3 if quick else 6):
         add("draw", f"draw {repeat}", repeat=repeat)
-    for label in [0, classes // 2] if quick else range(classes):
+    for label in classes[:: max(1, len(classes) // 2)][:2] if quick else classes:
         add("distribution", f"class {label} only", distribution="single_class", classes=(label,), allow_fewer=True)
-    for label in [0, classes // 2, classes - 1] if quick else range(classes):
+    for label in left_out if quick or not left_out else classes:
         add("distribution", f"without class {label}", distribution="missing_classes", classes=(label,), allow_fewer=True)
     for alpha in (0.1,) if quick else (0.1, 0.5, 1.0, 10.0):
         add("distribution", f"dirichlet {alpha:g}", distribution="dirichlet", alpha=alpha)

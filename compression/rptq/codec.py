@@ -180,9 +180,8 @@ def _packed(one: Rounded, inputs: Quantiser | None, outputs: Quantiser | None) -
 
 def _whole(meta: Mapping[str, int]) -> dict[str, int]:
     """Return a matrix's numbers with those that did not travel, for the sides that it has."""
-    return {key: n for key, n in USUAL.items() if key in ("groups", "turned") or f"{key.split('_')[0]}_bits" in meta} | dict(
-        meta
-    )
+    there = ("groups", "turned", *(key for key in USUAL if f"{key.split('_')[0]}_bits" in meta))
+    return {**{key: USUAL[key] for key in there}, **meta}
 
 
 def _half(x: Tensor) -> Parts:

@@ -76,11 +76,11 @@ def test_too_few_samples_are_an_error_unless_allowed(pool):
 @pytest.mark.parametrize("bits", ["W4A4", "W8A8", "W4A3KV", "W4A16"])
 def test_the_quick_grid_has_at_most_forty_models(bits):
     """Four blocks more for the sensitivity, and it stays below; every factor that the issue of a recipe has is there."""
-    made = trials(Recipe(bits=bits), True, Draw(), "quick", 10, list(range(30)))
+    made = trials(Recipe(bits=bits), True, Draw(), "quick", range(10), range(30))
     assert quantisations(made) + 4 <= QUICK
     assert made[0].factor == "base"
     factors = {trial.factor for trial in made}
     assert {"draw", "distribution", "own data", "calibration noise", "test noise", "samples", "sampling"} <= factors
     assert {"augmentation", "rounding", "bits", "one client for all"} <= factors
     assert bits == "W4A16" or {"order, EMA ranges", "ranges", "granularity", "smoothing"} <= factors
-    assert quantisations(trials(Recipe(bits=bits), True, Draw(), "full", 10, list(range(30)))) > 2 * len(made)
+    assert quantisations(trials(Recipe(bits=bits), True, Draw(), "full", range(10), range(30))) > 2 * len(made)
