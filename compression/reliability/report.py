@@ -420,14 +420,14 @@ def _worst_of_calibrations(factors: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _recommendation(factors: Iterable[dict[str, Any]], verdict: Verdict) -> str:
-    """Name the cheapest setting of bits that passes."""
-    passing = [
-        line
-        for line in factors
-        if line["factor"] in ("base", "bits") and line["verdict"] == "PASS" and line["bytes_upload"] is not None
-    ]
-    if not passing or (verdict != "PASS" and all(line["factor"] == "base" for line in passing)):
-        return "do not deploy: no setting of bits that was tried stays within the limits"
-    best = min(passing, key=lambda line: (line["bytes_upload"], line["activation_bits"] or 32))
-    bits = f"W{best['weight_bits']}A{best['activation_bits']}" if best["weight_bits"] else "the codec as it is"
-    return f"{bits} ({best['bytes_upload']} bytes): the cheapest setting tried that stays within the limits"
+    """Name the setting of bits with the smallest upload of those that pass."""
+    tried = [line for line in factors if line["factor"] in ("base", "bits")]
+    verdicts = [verdict, *(line["verdict"] for line in tried[1:])]  # the base case's may be worse for groups without items
+    passing = [line for line, one in zip(tried, verdicts, strict=True) if one == "PASS" and line["bytes_upload"] is not None]
+    if passing:
+        best = min(passing, key=lambda line: (line["bytes_upload"], line["activation_bits"] or 32))
+        bits = f"W{best['weight_bits']}A{best['activation_bits']}" if best["weight_bits"] else "the codec as it is"
+        return f"{bits}, {best['bytes_upload']} bytes: the smallest upload tried that stays within the limits"
+    if "WARN" in verdicts:
+        return "undecided: no setting of bits that was tried passes, not all fail; more test items may tell"
+    return "do not deploy: every setting of bits that was tried exceeds the limits"
