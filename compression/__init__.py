@@ -46,6 +46,7 @@ CODECS: Registry[CodecOptions] = Registry(
         "svd": "compression.asvd:SvdOptions",
         "asvd": "compression.asvd:AsvdOptions",
         "svd-llm": "compression.asvd:SvdLlmOptions",
+        "rptq": "compression.rptq.codec:RptqOptions",
     },
     key="codec",
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -242,7 +242,8 @@ class Codec:
         state: dict[str, Tensor] = {}
         for index, stage in enumerate(self.stages):
             large = {key: x for key, x in left.items() if x.numel() >= SMALL}
-            made.append(encoding := stage.encode(large, context.under(f"{index}/")))
+            base = context.base if self.target == "delta" else None
+            made.append(encoding := stage.encode(large, replace(context.under(f"{index}/"), base=base)))
             notes |= encoding.notes
             state |= {f"{index}/{key}": x for key, x in encoding.state.items()}
             left = {key: x for key, x in left.items() if key not in encoding.parts}

@@ -68,7 +68,7 @@ class Context:
     Attributes
     ----------
     base : Base, optional
-        The model the update started from; needed where the target is the delta.
+        The model the update started from; needed where the target is the delta, and only there do stages get it.
     generator : torch.Generator, optional
         For codecs that draw random numbers. Shared-seed codecs (random-k) are linear only if all clients draw from equal ones.
     calibration : Calibration, optional

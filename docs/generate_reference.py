@@ -115,7 +115,9 @@ def _type(field: Mapping[str, Any]) -> str:
     if "enum" in field or "const" in field:
         return ", ".join(f"`{json.dumps(value)}`" for value in field.get("enum", [field.get("const")]))
     if field["type"] == "array":
-        return f"list of {_type(field['items']) if '$ref' not in field['items'] else 'tables'}"
+        items = field.get("items", {})
+        kinds = [_type(one) for one in field.get("prefixItems", [] if "$ref" in items else [items])]
+        return f"list of {', '.join(dict.fromkeys(kinds)) or 'tables'}"
     bounds = [f"{sign} {_number(field[key])}" for key, sign in BOUNDS.items() if key in field]
     pattern = [f"matching `{field['pattern']}`"] if "pattern" in field else []
     return _cell(", ".join([field["type"], *bounds, *pattern]))

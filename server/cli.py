@@ -18,11 +18,13 @@ from rich.text import Text
 
 from ..core.errors import FedcosimError, RunError, SpecError
 from .cli_hwsim import app as hwsim
+from .cli_reliability import reliability
 from .cli_service import add_to, resume_there
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
 app.add_typer(hwsim, name="hwsim")
 add_to(app)
+app.command()(reliability)
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field of the spec; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]

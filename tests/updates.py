@@ -23,11 +23,13 @@ CHAINS: list[Any] = [
     "svd",
     "asvd",
     "svd-llm",
+    "rptq",
     ["asvd", "int8"],
     ["svd", "fp16"],
     ["svd-llm", "int4"],
     ["powersgd", "int8"],
     ["topk", "qsgd"],
+    ["topk", "rptq"],
 ]
 
 

@@ -140,7 +140,12 @@ def write_comparison(run_dirs: Iterable[Path], out: Path) -> Path:
 
 def print_comparison(compared: Comparison, console: Console) -> None:
     """Print the tables of a comparison to a terminal."""
-    for table in comparison_tables(compared):
+    print_tables(comparison_tables(compared), console)
+
+
+def print_tables(tables: Iterable[Table], console: Console) -> None:
+    """Print tables to a terminal."""
+    for table in tables:
         title, note = Text(table.title, style="bold"), Text(table.note) if table.note else None
         shown = RichTable(
             title=title, title_justify="left", caption=note, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False

@@ -229,7 +229,7 @@ def test_sums_of_random_k_decode_to_sums():
 
 def test_calibration_and_chance_are_declared():
     """The caller refuses what is calibrated on private data before anything is computed."""
-    assert {chain for chain in CODECS.names() if codec(chain).needs_calibration} == {"asvd", "svd-llm"}
+    assert {chain for chain in CODECS.names() if codec(chain).needs_calibration} == {"asvd", "svd-llm", "rptq"}
     assert codec("svd", ranks="loss").needs_calibration
     assert {chain for chain in CODECS.names() if codec(chain).randomised} == {"qsgd", "fedpaq", "randomk", "powersgd"}
 
