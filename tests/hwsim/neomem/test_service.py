@@ -86,8 +86,8 @@ def platform(**fields):
         (platform(slow_latency_ns=100.0), "INVALID_ARGUMENT", "platform.slow_latency_ns"),
         (platform(page_bytes=5000), "INVALID_ARGUMENT", "platform.page_bytes"),
         (platform(threads=0), "INVALID_ARGUMENT", "platform.threads"),
-        (platform(fast_bytes=2**20), "INVALID_ARGUMENT", "platform"),
-        ({"synthetic": ZIPF, "platform": {}}, "INVALID_ARGUMENT", "platform"),
+        (platform(fast_bytes=2**20), "INVALID_ARGUMENT", "platform.fast_bytes"),
+        ({"synthetic": ZIPF, "platform": {}}, "INVALID_ARGUMENT", "platform.fast_bytes"),
         *(
             ({"synthetic": ZIPF, "neoprof": {name: value}}, "INVALID_ARGUMENT", f"neoprof.{name}")
             for name, values in {"columns": (1000, 0, -8), "rows": (0, 5, -1), "counter_bits": (0, 33, -1)}.items()
