@@ -48,17 +48,20 @@ class LocalClient:
 
     Parameters
     ----------
+    deadline_s : float, optional
+        Most time for one request; as long as it takes when absent.
     resources
         What simulators are made with: `models`.
     """
 
-    def __init__(self, **resources: Any) -> None:
-        self._resources = resources
+    def __init__(self, deadline_s: float | None = None, **resources: Any) -> None:
+        self._deadline_s, self._resources = deadline_s, resources
         self._made: dict[str, Simulator] = {}
 
     def estimate(self, simulator: str, request: Options) -> Any:
         """Answer here and now."""
-        return self._simulator(simulator).estimate(request, Job())
+        job = Job() if self._deadline_s is None else Job(time.monotonic() + self._deadline_s)
+        return self._simulator(simulator).estimate(request, job)
 
     def upload(self, trace: Trace) -> str:
         """Keep the trace here."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -15,12 +15,23 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...core.errors import FedcosimError
+from ...hwsim.client import Client, connect
+from ..architectures import example
+from ..architectures import names as model_names
 from ..jobs import Jobs
 from ..store import Store
+from ..trained import Trained
 from . import auth, catalogue, experiments, pages, problems, streams
 
 LARGEST_BODY_BYTES = 2**20
+ESTIMATE_S = 120.0
+"""Most time for one answer of a hardware simulator."""
 SUMMARY = "Launch, watch and compare federated learning experiments, and ask what they would cost on other hardware."
+
+
+def simulators() -> Client:
+    """Return the hardware simulators, in this process."""
+    return connect(models=example, model_names=model_names(), trained=Trained(), deadline_s=ESTIMATE_S)
 
 
 @dataclass(frozen=True)
@@ -31,11 +42,14 @@ class Service:
     ----------
     tokens : mapping, optional
         Who may do what; None: everybody everything, on this computer only.
+    hwsim : Client
+        Whom hardware estimates are asked from.
     """
 
     store: Store
     jobs: Jobs
     tokens: Mapping[str, auth.Token] | None = None
+    hwsim: Client = field(default_factory=simulators)
 
 
 def create_app(service: Service) -> FastAPI:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Request
 
 from ...core.options import validate
-from ...hwsim.client import connect
 from ...hwsim.simulators import SIMULATORS, load
-from ..architectures import example
-from ..architectures import names as model_names
 from ..catalogue import CATALOGUE
 from ..catalogue import catalogue as entries
 from ..spec import Experiment
@@ -37,9 +34,10 @@ def schema(_: Viewer) -> dict[str, Any]:
 @router.post("/hwsim/{simulator}", tags=["hwsim"])
 def estimate(
     _: Runner,
+    request: Request,
     simulator: Simulator,
     fields: Annotated[dict[str, Any], Body(examples=[{"device": "raspberry-pi-5", "model": {"name": "lenet"}}])],
 ) -> dict[str, Any]:
     """Ask a hardware simulator what some work costs; fields are those of its request."""
-    request = validate(load(simulator.value).Request, fields)
-    return connect(models=example, model_names=model_names()).estimate(simulator.value, request).as_dict()
+    asked = validate(load(simulator.value).Request, fields)
+    return request.app.state.service.hwsim.estimate(simulator.value, asked).as_dict()
