@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,13 +41,17 @@ def serve(
     most: Annotated[int, typer.Option(min=1, help="Experiments that run at once.")] = 1,
     tokens: Annotated[Path | None, typer.Option(help="File of tokens; needed on other addresses than loopback.")] = None,
 ) -> None:
-    """Serve the REST API until interrupted; experiments run as Ray Jobs, one after another."""
+    """Serve the REST API until interrupted; experiments run as Ray Jobs, one after another.
+
+    The Ray that was started here ends with it; experiments that run then can be resumed.
+    """
     import uvicorn
 
     from .api import Service, create_app
     from .api.auth import read_tokens
     from .cli import stderr
     from .jobs import Head, Jobs
+    from .run import sigterm_interrupts
     from .store import Store
 
     known = read_tokens(tokens) if tokens else None
@@ -63,7 +68,8 @@ def serve(
     )
     config = uvicorn.Config(create_app(Service(store, jobs, known)), log_level="warning", timeout_graceful_shutdown=5)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        with suppress(KeyboardInterrupt), sigterm_interrupts():  # uvicorn raises the signal that ended it once more
+            uvicorn.Server(config).run(sockets=[listener])
     finally:
         if head is not None:
             head.close()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
 
 from ..core.errors import FedcosimError, SpecError
+
+RECONNECT_S = 1.0
+PATIENCE_S = 30.0
+"""How long a service may be away while somebody follows an experiment."""
 
 
 class ServerError(FedcosimError):
@@ -99,7 +104,7 @@ class Client:
         what : {"events", "logs/stream"}
             Events of the run, or lines that its job prints.
         """
-        last, failures = "", 0
+        last, heard = "", time.monotonic()
         while True:
             headers = {"Last-Event-ID": last} if last else {}
             try:
@@ -108,14 +113,14 @@ class Client:
                         response.read()
                         self._check(response)
                     for event in _parse(response.iter_lines()):
-                        last, failures = event.get("id", last), 0
+                        last, heard = event.get("id", last), time.monotonic()
                         if event.get("event") == "end":
                             return
                         yield event.get("event", "message"), json.loads(event["data"])
             except httpx.TransportError as error:
-                failures += 1
-                if failures > 5:
+                if time.monotonic() > heard + PATIENCE_S:
                     raise ServerError(f"{self._server}: cannot be reached ({error})") from None
+            time.sleep(RECONNECT_S)
 
     def _call(self, method: str, path: str, **parts: Any) -> Any:
         return self._request(method, path, **parts).json()

@@ -58,10 +58,19 @@ def run(spec: Experiment, runs: Path, run_id: str | None = None, listeners: Sequ
 
 
 def resumable(folder: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Return the experiment with which the run in a directory would go on; see `continuation`."""
+    return continuation(folder.name, stored_spec(folder), overrides)
+
+
+def continuation(name: str, stored: Experiment, overrides: Sequence[str]) -> Experiment:
     """Return the experiment with which a run would go on.
 
     Parameters
     ----------
+    name : str
+        Of the run.
+    stored : Experiment
+        What it has run so far.
     overrides : sequence of str
         `a.b=c` settings that do not change what was computed so far: more rounds, other workers, another stop rule.
 
@@ -70,13 +79,12 @@ def resumable(folder: Path, overrides: Sequence[str] = ()) -> Experiment:
     RunError
         If an override would make it another experiment.
     """
-    stored = stored_spec(folder)
     spec = parse(override(stored.to_dict(), overrides))
     if changed := [field for field in stored.differences(spec) if not field.startswith(RESUMABLE)]:
-        raise RunError(f"{folder.name}: {', '.join(changed)} cannot change in a resume; start a new run")
+        raise RunError(f"{name}: {', '.join(changed)} cannot change in a resume; start a new run")
     if spec.privacy and not spec.privacy.participations and stored.federation.rounds != spec.federation.rounds:
         raise RunError(
-            f"{folder.name}: federation.rounds cannot change in a resume, because the noise was chosen for "
+            f"{name}: federation.rounds cannot change in a resume, because the noise was chosen for "
             f"{stored.federation.rounds} rounds; start a new run, with privacy.participations if its length may change"
         )
     return spec
@@ -105,7 +113,7 @@ def _conduct(bench: Workbench, record: Record, listeners: Sequence[Listener]) ->
     spec = bench.spec
     everyone = list(listeners)
     reported = mirrored(record.folder, lambda: dict(record.result["final"]))
-    with _sigterm_interrupts(), reported, lifecycle(record, everyone), _log_file(record.folder):
+    with sigterm_interrupts(), reported, lifecycle(record, everyone), _log_file(record.folder):
         everyone += trackers(spec, record)
         grid = RayGrid(
             client_app,
@@ -156,8 +164,8 @@ def _log_file(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let a polite kill end a run as Ctrl-C does."""
+def sigterm_interrupts() -> Iterator[None]:
+    """Let a polite kill be answered as Ctrl-C is."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

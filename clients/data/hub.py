@@ -53,6 +53,8 @@ def _open(options: DataOptions) -> DatasetDict:
 
     try:
         if options.path is None:
+            if Path(str(options.dataset)).exists():  # `datasets` would take it for the set
+                raise DataError(f"data.dataset = {options.dataset!r}: a file or folder here; give it as data.path")
             return load_dataset(options.dataset)
         folder = Path(options.path).expanduser()
         saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt, MinLen
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ...core.options import Options
 
@@ -38,7 +38,7 @@ class DataOptions(Options):
     """Where the images come from."""
     path: str | None = None
     """Folder with the source's files; without it, $FEDCOSIM_DATA/<source> and the system's places are searched."""
-    dataset: str | None = None
+    dataset: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")] | None = None
     """hub: name of a Hugging Face data set, such as "ylecun/mnist" (or give `path`, a local copy)."""
     splits: Annotated[tuple[str, ...], MinLen(1)] | None = None
     """hub: splits to merge; all of them if not given."""

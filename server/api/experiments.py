@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,13 +13,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse
 from pydantic import BaseModel, Field
-from starlette.concurrency import run_in_threadpool
 
 from ...core.errors import SpecError
 from ..record import new_id
 from ..report import comparison
-from ..run import resumable
-from ..spec import override
+from ..run import continuation
+from ..spec import Experiment as Spec
+from ..spec import override, parse
 from ..store import ENDED, STATUSES, Experiment, Store
 from .auth import RANK, Admin, Caller, Runner, Viewer
 from .problems import ProblemError
@@ -98,24 +99,23 @@ def run_folder(request: Request, experiment: Found) -> Path:
 Run = Annotated[Path, Depends(run_folder)]
 
 
-@router.post("/experiments", status_code=202, openapi_extra=SPEC_BODY, response_model=Detail)
-async def submit(
-    request: Request,
+async def raw_body(request: Request) -> bytes:
+    """Return the body as it came."""
+    return await request.body()
+
+
+@router.post("/experiments", status_code=202, openapi_extra=SPEC_BODY)
+def submit(
+    body: Annotated[bytes, Depends(raw_body)],
     response: Response,
     who: Runner,
     stored: Stored,
+    content_type: Annotated[str, Header(include_in_schema=False)] = "application/json",
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> Detail:
     """Queue an experiment, given as JSON or TOML. The same Idempotency-Key and body give the same experiment."""
-    body = await request.body()
-    spec = read_spec(body, request.headers.get("content-type", "application/json"))
     keyed = {"key": idempotency_key, "body": hashlib.sha256(body).hexdigest()}
-    made = Experiment(id=new_id(spec.name), name=spec.name, owner=who.name, spec=spec.to_dict(), **keyed)
-    experiment, new = await run_in_threadpool(stored.submit, made)
-    if new:
-        await run_in_threadpool(stored.note, who.name, who.role, "submit", experiment.id)
-    response.headers["Location"] = f"/v1/experiments/{experiment.id}"
-    return detail(experiment)
+    return _queue(stored, who, "submit", read_spec(body, content_type), response, **keyed)
 
 
 @router.get("/experiments")
@@ -150,18 +150,16 @@ def stop(who: Runner, experiment: Found, stored: Stored) -> Detail:
 
 
 @router.post("/experiments/{experiment_id}/resume", status_code=202)
-def resume(
-    who: Runner, experiment: Found, run: Run, stored: Stored, changes: Annotated[Overrides, Body()] = NO_CHANGES
-) -> Detail:
+def resume(who: Runner, experiment: Found, stored: Stored, changes: Annotated[Overrides, Body()] = NO_CHANGES) -> Detail:
     """Go on with an experiment that has ended, for more rounds if need be."""
     _owns(who, experiment)
     if experiment.status not in ENDED:
         raise ProblemError(409, f"experiment {experiment.id!r}: it is {experiment.status}; a resume needs one that has ended")
-    allowed = ("federation.rounds=", "federation.timeout_s=", "federation.min_reply_fraction=", "engine.workers=", "stop.")
-    if odd := [change for change in changes.set if not change.startswith(allowed)]:
-        raise ProblemError(422, f"set = {odd[0]!r}: a resume may change {', '.join(name.rstrip('=') for name in allowed)} only")
-    begun = (run / "spec.toml").exists()
-    spec = resumable(run, changes.set) if begun else remote(override(experiment.spec, changes.set))
+    before = parse(experiment.spec)
+    spec = continuation(experiment.id, before, changes.set)
+    remote(spec.to_dict())
+    if spec.engine.address != before.engine.address:
+        raise SpecError(f"engine.address = {spec.engine.address!r}: experiments of a service run on its own cluster")
     if experiment.rounds >= spec.federation.rounds:
         raise ProblemError(
             422, f"federation.rounds = {spec.federation.rounds}: all are done; set more, {experiment.rounds + 10} say"
@@ -178,12 +176,7 @@ def clone(
     who: Runner, response: Response, experiment: Found, stored: Stored, changes: Annotated[Overrides, Body()] = NO_CHANGES
 ) -> Detail:
     """Queue the same experiment again, with changes."""
-    spec = remote(override(experiment.spec, changes.set))
-    made = Experiment(id=new_id(spec.name), name=spec.name, owner=who.name, spec=spec.to_dict(), parent=experiment.id)
-    made, _ = stored.submit(made)
-    stored.note(who.name, who.role, "clone", made.id)
-    response.headers["Location"] = f"/v1/experiments/{made.id}"
-    return detail(made)
+    return _queue(stored, who, "clone", remote(override(experiment.spec, changes.set)), response, parent=experiment.id)
 
 
 @router.get("/experiments/{experiment_id}/rounds")
@@ -229,9 +222,7 @@ def logs(_: Viewer, request: Request, experiment: Found) -> str:
 @router.post("/sweeps", status_code=202)
 def sweep(who: Runner, asked: Sweep, stored: Stored) -> SweepMade:
     """Queue an experiment for every combination of values; all are valid, or none is queued."""
-    size = 1
-    for values in asked.over.values():
-        size *= len(values)
+    size = math.prod(map(len, asked.over.values()))
     if not 1 <= size <= MOST_OF_A_SWEEP:
         raise SpecError(f"over: gives {size} experiments; a sweep has 1 to {MOST_OF_A_SWEEP}")
     specs = []
@@ -239,8 +230,7 @@ def sweep(who: Runner, asked: Sweep, stored: Stored) -> SweepMade:
         changes = [f"{field}={json.dumps(value)}" for field, value in zip(asked.over, combination, strict=True)]
         specs.append(remote(override(asked.spec, changes)))
     name = new_id(specs[0].name)
-    rows = [Experiment(id=new_id(s.name), name=s.name, owner=who.name, spec=s.to_dict(), sweep=name) for s in specs]
-    made = [stored.submit(row)[0] for row in rows]
+    made = [stored.submit(_row(who, spec, f"{name}-{n:03}", sweep=name))[0] for n, spec in enumerate(specs, 1)]
     stored.note(who.name, who.role, "sweep", name)
     return SweepMade(sweep=name, experiments=[summary(row) for row in made])
 
@@ -264,6 +254,19 @@ def compare(
 def audit(_: Admin, stored: Stored, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[dict[str, Any]]:
     """List who did what, newest first."""
     return [{key: getattr(row, key) for key in ("time", "who", "role", "action", "what")} for row in stored.audit(limit)]
+
+
+def _queue(stored: Store, who: Caller, action: str, spec: Spec, response: Response, **fields: Any) -> Detail:
+    """Queue one experiment, and say where it is."""
+    experiment, new = stored.submit(_row(who, spec, new_id(spec.name), **fields))
+    if new:
+        stored.note(who.name, who.role, action, experiment.id)
+    response.headers["Location"] = f"/v1/experiments/{experiment.id}"
+    return detail(experiment)
+
+
+def _row(who: Caller, spec: Spec, experiment_id: str, **fields: Any) -> Experiment:
+    return Experiment(id=experiment_id, name=spec.name, owner=who.name, spec=spec.to_dict(), **fields)
 
 
 def _owns(who: Caller, experiment: Experiment) -> None:

@@ -91,6 +91,8 @@ class Store:
         ------
         TakenKeyError
             If the key came with another body.
+        StoreError
+            If there is an experiment with this id.
         """
         with self._session() as session:
             if experiment.key is not None:
@@ -105,8 +107,11 @@ class Store:
             session.add(experiment)
             try:
                 session.commit()
-            except IntegrityError:  # somebody was faster with the same turn, or the same key
+            except IntegrityError:
                 session.rollback()
+                if session.get(Experiment, experiment.id) is not None:
+                    raise StoreError(f"experiment {experiment.id!r}: there is one already") from None
+                # somebody was faster with the same turn, or the same key
                 return self.submit(_copy(experiment))
             return experiment, True
 

@@ -166,6 +166,8 @@ def test_the_same_key_and_body_are_one_experiment(api):
         ({"hardware": {"devices": {"raspberry-pi-5": 1}, "trace": "/etc/passwd"}}, "hardware.trace"),
         ({"hardware": {"devices": {"raspberry-pi-5": 1}, "endpoint": "evil:1"}}, "hardware.endpoint"),
         ({"tracking": {"mlflow": "file:///etc"}}, "tracking.mlflow"),
+        ({"data": {"source": "hub", "dataset": "/etc"}}, "data.dataset = '/etc'"),
+        ({"data": {"source": "hub", "dataset": "../runs"}}, "data.dataset = '../runs'"),
         ({"federation": 3}, "federation"),
         ({"engine": 3}, "engine"),
     ],
@@ -201,6 +203,14 @@ def test_a_sweep_queues_every_combination_or_none(api):
     assert (bad.status_code, bad.json()["errors"][0].split(" = ")[0]) == (422, "seed")
     found = api("viewer", "GET", f"/v1/experiments?sweep={made['sweep']}").json()["experiments"]
     assert len(found) == len(api("viewer", "GET", "/v1/experiments").json()["experiments"]) == 6
+
+
+def test_a_sweep_has_as_many_experiments_as_it_may(api):
+    """All in the same second: their ids must not depend on luck."""
+    made = api("runner", "POST", "/v1/sweeps", json={"spec": SMALL, "over": {"seed": list(range(200))}}).json()
+    assert len({row["id"] for row in made["experiments"]}) == 200
+    more = api("runner", "POST", "/v1/sweeps", json={"spec": SMALL, "over": {"seed": list(range(201))}})
+    assert more.status_code == 422
 
 
 def test_a_clone_is_the_same_with_changes(api, submitted):
@@ -252,7 +262,10 @@ def test_a_stop_of_what_is_queued_cancels_it_and_a_resume_queues_it_again(api, s
     assert api("runner", "POST", f"/v1/experiments/{submitted}/stop").json()["status"] == "cancelled"
     assert api("runner", "POST", f"/v1/experiments/{submitted}/stop").status_code == 409
     odd = api("runner", "POST", f"/v1/experiments/{submitted}/resume", json={"set": ["seed=4"]})
-    assert (odd.status_code, odd.json()["detail"].split(":")[0]) == (422, "set = 'seed=4'")
+    assert (odd.status_code, odd.json()["detail"]) == (409, f"{submitted}: seed cannot change in a resume; start a new run")
+    for moved in ("engine.address=ray://evil:1", "tracking.mlflow=http://evil"):
+        odd = api("runner", "POST", f"/v1/experiments/{submitted}/resume", json={"set": [moved]})
+        assert (odd.status_code, odd.json()["errors"][0].split(" = ")[0]) == (422, moved.split("=")[0])
     assert api("runner", "POST", f"/v1/experiments/{submitted}/resume", json={}).json()["status"] == "queued"
     assert api("runner", "POST", f"/v1/experiments/{submitted}/resume", json={}).status_code == 409
 
@@ -273,6 +286,8 @@ def test_hardware_can_be_asked(api):
     assert api("runner", "POST", "/v1/hwsim/roofline", json=request).json()["time_s"] > 0
     assert api("runner", "POST", "/v1/hwsim/roofline", json={**request, "device": "abacus"}).status_code == 404
     assert api("runner", "POST", "/v1/hwsim/roofline", json={"batch": -1}).status_code == 422
+    crossbars = {"model": "lenet", "data": "digits", "preparation": {"trained_on": 100}, "workload": {"samples": 8}}
+    assert api("runner", "POST", "/v1/hwsim/reram", json=crossbars).json()["mode"] == "functional"
 
 
 def test_the_description_is_openapi_with_examples(api):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 
@@ -105,6 +106,16 @@ def test_experiments_outlive_the_service(server):
     server.client.stop(experiment)
     wait(lambda: server.status(queued) == "finished", 90)
     assert server.status(experiment) == "cancelled"
+
+
+def test_a_service_that_is_asked_to_end_takes_its_ray_with_it(tmp_path):
+    """What a supervisor sends is SIGTERM; nothing must stay behind."""
+    server = Server(tmp_path / "data")
+    head = psutil.Process(json.loads((server.folder / "ray.json").read_text())["pid"])
+    server.process.terminate()
+    assert server.process.wait(30) == 0
+    assert head.wait(30) is None
+    assert not (server.folder / "ray.json").exists()
 
 
 @pytest.mark.slow

@@ -62,6 +62,12 @@ def test_the_same_key_submits_once(store):
     assert store.submit(other)[1]
 
 
+def test_an_id_that_is_taken_is_refused(store):
+    store.submit(experiment("a"))
+    with pytest.raises(StoreError, match="'a': there is one already"):
+        store.submit(experiment("a"))
+
+
 def test_many_submissions_at_once_are_all_kept_and_keys_still_submit_once(store):
     """Eight threads, each the same key and then an experiment of its own; turns are distinct."""
     ids = []
