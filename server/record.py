@@ -12,7 +12,7 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -156,7 +156,7 @@ class Record:
             "bytes_up_dense": tally.bytes_up_dense,
             "bytes_down": tally.bytes_down,
             "wall_s": round(outcome.wall_s, 4),
-            **_simulated(outcome.timing, self.result["clients"]),
+            **_simulated(outcome.timing, tally.parts, self.result["clients"]),
             "epsilon": self._epsilon(tally.epsilon),
             "sampled": len(tally.sampled),
             "failed": [{"client": c, "error": e} for c, e in sorted(tally.failed + (evaluation.failed if evaluation else []))],
@@ -337,7 +337,7 @@ def _compressed(tally: Tally) -> dict[str, Any]:
     return found
 
 
-def _simulated(timing: Timing | None, clients: list[dict[str, Any]]) -> dict[str, Any]:
+def _simulated(timing: Timing | None, parts: Iterable[Part], clients: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what a round took on the simulated devices."""
     if timing is None:
         return {"sim_s": None, "energy_j": None}
@@ -352,8 +352,20 @@ def _simulated(timing: Timing | None, clients: list[dict[str, Any]]) -> dict[str
         "energy_j": timing.energy_high_j,
         "energy_low_j": timing.energy_low_j,
         "straggler": straggler,
+        **_components([part for part in parts if not math.isnan(part.total_s)], clients),
         "dropped": [{"client": client, "reason": reason} for client, reason in sorted(timing.dropped.items())],
     }
+
+
+def _components(parts: Sequence[Part], clients: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a round's time and energy went into: seconds of a client in the mean, joules by device, at most."""
+    joules: dict[str, float] = {}
+    for part in sorted(parts, key=lambda part: part.client):
+        device = clients[part.client]["device"]
+        joules[device] = joules.get(device, 0.0) + part.energy_high_j
+    keys = ("download_s", "compute_s", "upload_s")
+    means = {key: sum(getattr(part, key) for part in parts) / len(parts) for key in keys} if parts else None
+    return {"client_mean": means, "energy_by_device_j": dict(sorted(joules.items()))}
 
 
 def _slowdowns(parts: Iterable[Part], clients: list[dict[str, Any]]) -> dict[str, float]:

@@ -108,7 +108,7 @@ def execute(bench: Workbench, grid: Grid, record: Record, roster: Roster, listen
         if isinstance(grid, RayGrid):
             grid.prune()
         record.save(at_most_every_s=1.0)
-        record.event("round", **line)
+        record.event("round", **line, cohort=sorted(outcome.tally.sampled))
         for listener in listeners:
             listener.round(line)
         if stop.reached(line):

@@ -89,6 +89,8 @@ class TrackingOptions(Options):
 
     mlflow: str | None = None
     """An MLflow tracking URI."""
+    wandb: Annotated[str, Field(min_length=1)] | None = None
+    """A project of Weights & Biases."""
     tensorboard: bool = False
     """Write TensorBoard event files into the run directory."""
 

@@ -1,4 +1,4 @@
-"""Trackers: listeners that report rounds to MLflow or TensorBoard, beside the run's own record.
+"""Trackers: listeners that report rounds to MLflow, Weights & Biases or TensorBoard, beside the run's own record.
 
 A resumed run goes on in the tracker's same run, and its terminal status is the truth.
 """
@@ -11,25 +11,29 @@ from typing import Any
 
 from ..core.errors import SpecError
 from .record import Record
+from .server_app import Listener
 from .spec import Experiment, flatten
 
 log = logging.getLogger(__name__)
 
 
-def trackers(spec: Experiment, record: Record) -> list[MlflowTracker | TensorboardTracker]:
+def trackers(spec: Experiment, record: Record) -> list[Listener]:
     """Make the trackers that `[tracking]` asks for.
 
     Raises
     ------
     SpecError
-        If a tracker's package is not installed.
+        If a tracker's package is not installed, or Weights & Biases does not know who asks.
     """
-    asked = spec.tracking
-    made: list[MlflowTracker | TensorboardTracker] = []
+    asked, made = spec.tracking, list[Listener]()
+    if asked is None:
+        return made
     try:
-        if asked is not None and asked.mlflow:
+        if asked.mlflow:
             made.append(MlflowTracker(asked.mlflow, spec, record))
-        if asked is not None and asked.tensorboard:
+        if asked.wandb:
+            made.append(WandbTracker(asked.wandb, spec, record))
+        if asked.tensorboard:
             made.append(TensorboardTracker(record))
     except ImportError as error:
         raise SpecError(f"tracking: package {error.name!r} is missing; pip install 'fedcosim[tracking]'") from None
@@ -89,6 +93,36 @@ class MlflowTracker:
             self._client.set_terminated(self._run_id, self._STATUS.get(status, "FAILED"))
         except MlflowException as error:
             log.warning("MLflow did not take the end of the run: %s", error)
+
+
+class WandbTracker:
+    """Reports to a project of Weights & Biases; `WANDB_MODE=offline` keeps all in the run's directory, for `wandb sync`."""
+
+    def __init__(self, project: str, spec: Experiment, record: Record) -> None:
+        import wandb
+
+        settings = wandb.Settings(console="off", silent=True, disable_git=True)
+        known = {
+            "id": record.folder.name,
+            "name": record.folder.name,
+            "resume": "allow",
+            "config": dict(flatten(spec.to_dict())),
+        }
+        try:
+            self._run = wandb.init(project=project, dir=record.folder, settings=settings, reinit="create_new", **known)
+        except wandb.errors.Error as error:
+            raise SpecError(f"tracking.wandb = {project!r}: {error}; log in, or set WANDB_MODE=offline") from None
+
+    def progress(self, number: int, phase: str, done: int, total: int) -> None:
+        """Say nothing within a round."""
+
+    def round(self, line: Mapping[str, Any]) -> None:
+        """Report a round's figures."""
+        self._run.log(dict(_numbers(line)), step=line["round"])
+
+    def close(self, status: str) -> None:
+        """Report the end; what was interrupted counts as failed there, for there is no third."""
+        self._run.finish(exit_code=0 if status in ("finished", "stopped") else 1)
 
 
 class TensorboardTracker:

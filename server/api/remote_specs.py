@@ -16,6 +16,7 @@ FORBIDDEN = {
     "hardware.root_ca": "a file of the server",
     "hardware.endpoint": "another host, to which the server's token would be sent",
     "tracking.mlflow": "another host, or files of the server",
+    "tracking.wandb": "another host, which the server would log in at",
 }
 
 

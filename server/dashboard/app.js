@@ -2,7 +2,7 @@
 // Everything it shows comes from the REST API; a page is a function that fills <main>.
 
 import { api, follow, onUnauthorised } from "./api.js";
-import { accuracyChart, clientsChart, epsilonChart, gantt, overlay, pareto } from "./charts.js";
+import { accuracyChart, clientsChart, componentCharts, epsilonChart, gantt, overlay, pareto, participation } from "./charts.js";
 import { form } from "./form.js";
 import { bytes, element, percent, seconds, table } from "./dom.js";
 
@@ -91,7 +91,9 @@ async function experiment(signal, id) {
     charts.replaceChildren();
     accuracyChart(charts, rounds, axis.value);
     clientsChart(charts, clients);
+    participation(charts, rounds, clients.length);
     gantt(charts, rounds);
+    componentCharts(charts, rounds);
     epsilonChart(charts, rounds);
     const failed = rounds.flatMap((line) => line.failed.map((one) => [String(line.round), String(one.client), fold(one.error.trim().split("\n").at(-1), element("pre", {}, one.error))]));
     failures.replaceChildren(...(failed.length ? [element("h3", {}, "Failures"), table(["round", "client", "error"], failed)] : []));

@@ -47,9 +47,25 @@ export function clientsChart(where, clients) {
   chart(where, "Accuracy of each client, %", [
     { x: judged.map((one) => 100 * one.accuracy), type: "histogram", nbinsx: 20, name: "clients" },
   ], { xaxis: { title: { text: "accuracy, %" } }, yaxis: { title: { text: "clients" } } });
-  chart(where, "Rounds that each client took part in", [
-    { x: clients.map((one) => one.client), y: clients.map((one) => one.rounds), type: "bar", name: "rounds" },
-  ], { xaxis: { title: { text: "client" } } });
+}
+
+/** Who was asked in which round, and whether the update counted; many clients share a row, which then shows their mean. */
+export function participation(where, rounds, clients) {
+  const known = rounds.filter((line) => line.cohort);
+  if (!known.length) return;
+  const together = Math.ceil(clients / 100);
+  const lost = (line) => new Set([...line.failed, ...(line.dropped ?? []), ...(line.left_out ?? [])].map((one) => one.client));
+  const rows = Array.from({ length: Math.ceil(clients / together) }, () => known.map(() => 0));
+  known.forEach((line, at) => {
+    const without = lost(line);
+    for (const client of line.cohort) rows[Math.floor(client / together)][at] += (without.has(client) ? 0.4 : 1) / together;
+  });
+  const y = rows.map((_, at) => at * together);
+  chart(where, "Participation: who trained in which round", [{
+    type: "heatmap", x: known.map((line) => line.round), y, z: rows, zmin: 0, showscale: false, colorscale: [[0, "rgba(128,128,128,0.12)"], [0.4, COLOURS[1]], [1, COLOURS[0]]],
+    zmax: together === 1 ? 1 : undefined, xgap: 1, ygap: 1,
+    hovertemplate: together === 1 ? "client %{y}, round %{x}<extra></extra>" : `clients from %{y}, ${together} of them, round %{x}<extra></extra>`,
+  }], { xaxis: { title: { text: "round" } }, yaxis: { title: { text: together === 1 ? "client (orange: its update did not count)" : `client, ${together} a row` } } });
 }
 
 export function gantt(where, rounds) {
@@ -57,13 +73,27 @@ export function gantt(where, rounds) {
   if (!slow.length) return;
   let now = 0;
   const starts = new Map(rounds.map((line) => { const start = now; now += line.sim_s ?? 0; return [line.round, start]; }));
-  const parts = [["download_s", "download", COLOURS[5]], ["compute_s", "computing", COLOURS[0]], ["upload_s", "upload", COLOURS[1]]];
   const base = new Map(starts);
-  chart(where, "Last client of each round, on the virtual clock", parts.map(([key, name, color]) => ({
+  chart(where, "Last client of each round, on the virtual clock", STEPS.map(([key, name, color]) => ({
     type: "bar", orientation: "h", name, marker: { color }, y: slow.map((line) => line.round), x: slow.map((line) => line.straggler[key]),
     base: slow.map((line) => { const start = base.get(line.round); base.set(line.round, start + line.straggler[key]); return start; }),
     text: slow.map((line) => `client ${line.straggler.client}, ${line.straggler.device}`), hovertemplate: "%{text}: %{x:.3g} s", textposition: "none",
   })), { barmode: "overlay", xaxis: { title: { text: "simulated time, s" } }, yaxis: { title: { text: "round" }, autorange: "reversed" } });
+}
+
+const STEPS = [["download_s", "download", COLOURS[5]], ["compute_s", "computing", COLOURS[0]], ["upload_s", "upload", COLOURS[1]]];
+
+/** What simulated time and energy went into. */
+export function componentCharts(where, rounds) {
+  const known = rounds.filter((line) => line.client_mean);
+  if (!known.length) return;
+  const x = known.map((line) => line.round);
+  const stacked = (name, color, y) => ({ type: "bar", name, x, y, marker: color ? { color } : {} });
+  chart(where, "What a client's time goes into, s", STEPS.map(([key, name, color]) => stacked(name, color, known.map((line) => line.client_mean[key]))),
+    { barmode: "stack", xaxis: { title: { text: "round" } } });
+  const devices = [...new Set(known.flatMap((line) => Object.keys(line.energy_by_device_j)))].sort();
+  chart(where, "Energy by device, J, at most", devices.map((device) => stacked(device, null, known.map((line) => line.energy_by_device_j[device] ?? 0))),
+    { barmode: "stack", xaxis: { title: { text: "round" } } });
 }
 
 export function epsilonChart(where, rounds) {

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
 
 from mlflow import MlflowClient
 from small import small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto import wandb_internal_pb2
 
 from fedcosim.server.run import resumable, resume, run
 
@@ -31,3 +35,37 @@ def test_mlflow_and_tensorboard_hold_the_rounds_of_a_resumed_run(runs, tmp_path,
     events.Reload()
     assert [e.step for e in events.Scalars("round/bytes_up")] == [1, 2, 3]
     assert [e.value for e in events.Scalars("round/bytes_up")] == [line["bytes_up"] for line in lines]
+
+
+def wandb_records(path: Path) -> Iterator[wandb_internal_pb2.Record]:
+    """Read the store of an offline run of Weights & Biases: LevelDB's log format behind seven bytes."""
+    blob, at, begun = path.read_bytes(), 7, b""
+    while at + 7 <= len(blob):
+        size, kind = struct.unpack("<HB", blob[at + 4 : at + 7])
+        begun += blob[at + 7 : at + 7 + size]
+        if kind in (1, 4):  # all of a record, or its last part
+            yield wandb_internal_pb2.Record.FromString(begun)
+            begun = b""
+        at += 7 + size
+        at += left if (left := -at % 32768) < 7 else 0
+
+
+def test_wandb_holds_the_rounds_under_one_id(runs, local_ray, monkeypatch):
+    """Written to its real offline store, and read from there; a resume keeps the id, and each part says how it ended."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = run(small("fedavg", "federation.rounds=2", "tracking.wandb='ours'", "evaluate.every=1"), runs)
+    resume(folder, resumable(folder, ["federation.rounds=3"]))
+    lines = json.loads((folder / "result.json").read_text())["rounds"]
+
+    seen, ended = {}, []
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        for record in wandb_records(path):
+            if record.WhichOneof("record_type") == "run":
+                assert (record.run.run_id, record.run.project) == (folder.name, "ours")
+            if record.WhichOneof("record_type") == "history":
+                row = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+                seen[row["_step"]] = row["accuracy_mean"]
+            if record.WhichOneof("record_type") == "exit":
+                ended.append(record.exit.exit_code)
+    assert seen == {line["round"]: line["accuracy_mean"] for line in lines}
+    assert ended == [0, 0]
