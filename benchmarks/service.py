@@ -104,7 +104,12 @@ def latencies(address: str, paths: list[str]) -> dict[str, float]:
             client.get(path).raise_for_status()
             took.append(1e3 * (time.perf_counter() - began))
     p50, p95, p99 = np.percentile(took, (50, 95, 99))
-    return {"requests": len(took), "p50_ms": round(p50, 2), "p95_ms": round(p95, 2), "p99_ms": round(p99, 2)}
+    return {
+        "requests": len(took),
+        "p50_ms": round(float(p50), 2),
+        "p95_ms": round(float(p95), 2),
+        "p99_ms": round(float(p99), 2),
+    }
 
 
 class Stream:
@@ -141,7 +146,11 @@ def streams(store: Store, address: str, ids: list[str], listeners: int, seconds:
     complete = sum(stream.seen == list(range(1, written + 2)) for stream in open_)
     delays = [delay for stream in open_ for delay in stream.delays_ms]
     figures = {"streams": listeners, "complete": complete, "events_each": written + 1, "seconds": seconds}
-    return {**figures, "delay_p50_ms": round(statistics.median(delays), 1), "delay_p95_ms": round(np.percentile(delays, 95), 1)}
+    return {
+        **figures,
+        "delay_p50_ms": round(statistics.median(delays), 1),
+        "delay_p95_ms": round(float(np.percentile(delays, 95)), 1),
+    }
 
 
 def main() -> None:
