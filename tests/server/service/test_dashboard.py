@@ -63,11 +63,20 @@ def test_launch_watch_stop_and_compare(browser, server, pictures):
     page.get_by_role("button", name="Launch").click()
     expect(page.get_by_role("alert")).to_contain_text("strategy.name = 'fedsgd': did you mean")
     complaints.clear()  # the browser notes the 422
-    page.locator("#more").fill('{"engine": {"workers": 1}}')
+    page.locator("#more").fill(
+        '{"engine": {"workers": 1}, "hardware": {"devices": {"raspberry-pi-5": 0.5, "jetson-orin-nano": 0.5}}}'
+    )
     page.get_by_role("button", name="Launch").click()
     expect(page.locator("#told")).to_contain_text("finished", timeout=PATIENCE_MS)
     expect(page.locator("dd").first).to_have_text("3/3")
-    expect(page.get_by_role("img", name="Accuracy over clients, %").locator("svg").first).to_be_visible()
+    for title in (
+        "Accuracy over clients, %",
+        "Participation: who",
+        "Last client of each",
+        "What a client's time",
+        "Energy by device",
+    ):
+        expect(page.get_by_role("img", name=title).locator("svg").first).to_be_visible()
     expect(page.locator("#log")).to_contain_text("round 3/3")
     page.screenshot(path=pictures / "experiment.png", full_page=True)
     first = page.url.rsplit("/", 1)[1]
