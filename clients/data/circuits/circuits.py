@@ -9,8 +9,9 @@ padded to the largest sizes that the options allow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,8 @@ class Circuits:
     ----------
     families_N : ndarray of uint8
         Position in `FAMILIES`, or `UPLOADED`.
+    operations_N : ndarray of uint8
+        Position in `OPERATIONS`; of circuits that no rule has written, the one of "logic".
     keys_N : ndarray of int64
         What functions share that differ only in names and inversions (`functions.key`).
     exact_N : ndarray of bool
@@ -64,6 +67,7 @@ class Circuits:
     """
 
     families_N: np.ndarray
+    operations_N: np.ndarray
     keys_N: np.ndarray
     exact_N: np.ndarray
     truth_NP: np.ndarray
@@ -121,6 +125,7 @@ class Sample:
     """
 
     family: int
+    operation: int
     key: int
     truth_P: np.ndarray
     tokens_T: np.ndarray
@@ -168,7 +173,7 @@ def concatenate(parts: Sequence[Circuits]) -> Circuits:
     return of_columns({name: np.concatenate([part[name] for part in columns]) for name in columns[0]})
 
 
-def of_columns(columns: dict[str, np.ndarray]) -> Circuits:
+def of_columns(columns: Mapping[str, Any]) -> Circuits:
     """Return circuits with these arrays; area and delay may be missing."""
     return Circuits(**{"area_N": None, "delay_ps_N": None, **columns})
 
@@ -180,8 +185,9 @@ def _row(sample: Sample, max_tokens: int, max_nodes: int) -> dict[str, np.ndarra
     detect_G2 = netlist.detectability(made, sample.patterns_IP)
     kinds = [INPUT] * made.inputs + [AND] * len(made.fanins_A2) + [OUTPUT]
     ones = response_P.mean()
-    row: dict[str, np.ndarray] = {
+    row: dict[str, Any] = {
         "families_N": np.uint8(sample.family),
+        "operations_N": np.uint8(sample.operation),
         "keys_N": np.int64(sample.key),
         "exact_N": np.bool_(sample.exact),
         "truth_NP": sample.truth_P.astype(np.uint8),

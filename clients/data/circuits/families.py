@@ -11,6 +11,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -23,15 +24,24 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 BENCHMARKS: dict[Family, tuple[str, ...]] = {
     "iscas": ("c432", "c499", "c880", "c1355", "c1908", "c2670", "c3540", "c5315", "c6288", "c7552"),
     "itc": ("b17_C", "b20_C", "b22_C"),
-    "epfl": ("adder", "bar", "max", "sin", "cavlc", "ctrl", "dec", "i2c", "int2float", "router"),
+    "epfl": ("adder", "bar", "max", "sin", "cavlc", "ctrl", "dec", "i2c", "int2float"),
 }
-"""Netlists of each benchmark family, by their names in circuitgraph; the larger ones of each suite are left out."""
+"""Netlists of each benchmark family, by their names in circuitgraph; the larger ones of each suite are left out, and `router`,
+whose names its fast parser cannot read."""
+OPERATIONS = ("logic", "select", "add", "multiply", "compare", "equal")
+"""What the outermost operation of a circuit can be: none on words and no choice, `?:`, `+` or `-`, `*`, `<`, `==`.
+
+Adding and subtracting are one: a - b is ~(~a + b), so no function tells them apart once inversions do not count.
+"""
 CONE_GATES = 24
 """Gates at most in a cone (our choice: what 160 tokens of Verilog can say)."""
 
 Random = np.random.Generator
 Gates = dict[str, tuple[str, tuple[str, ...]]]
 """Type and fan-ins of every node."""
+_SHARES = {"&": 0.2, "|": 0.2, "^": 0.14, "~": 0.12, "?:": 0.14, "+": 0.05, "-": 0.05, "<": 0.05, "==": 0.05}
+"""How often a random expression uses each operation (our choice)."""
+_OPERATION = {"?:": "select", "+": "add", "-": "add", "*": "multiply", "<": "compare", "==": "equal"}
 _JOIN = {"and": "&", "nand": "&", "or": "|", "nor": "|", "xor": "^", "xnor": "^", "buf": "", "not": ""}
 _INVERTING = ("nand", "nor", "xnor", "not")
 
@@ -43,17 +53,23 @@ def draw(family: Family, random: Random, min_inputs: int, max_inputs: int) -> It
         yield _numbered(cone(family, random, inputs) if family in BENCHMARKS else RULES[family](random, inputs))
 
 
+def operation(expr: Expr) -> int:
+    """Return the position in `OPERATIONS` of the operation nearest to the output, the first operand's first among equals."""
+    pending = [expr]
+    for node in pending:
+        if node.op in _OPERATION:
+            return OPERATIONS.index(_OPERATION[node.op])
+        pending += node.args
+    return OPERATIONS.index("logic")
+
+
 def expression(random: Random, inputs: int) -> Expr:
     """Join inputs, each used at least once, by random operations until one bit is left."""
     pool = [Expr("in", value=i) for i in range(inputs)]
     pool += [pool[i] for i in random.integers(inputs, size=random.integers(0, inputs // 2 + 1))]
     while len(pool) > 1:
         pool = [pool[i] for i in random.permutation(len(pool))]
-        op = str(
-            random.choice(
-                ("&", "|", "^", "~", "?:", "+", "-", "<", "=="), p=CHANCES
-            )
-        )
+        op = str(random.choice(list(_SHARES), p=list(_SHARES.values())))
         if op == "~":
             pool.append(Expr("~", (pool.pop(),)))
         elif op == "?:" and len(pool) > 2:
@@ -67,17 +83,15 @@ def expression(random: Random, inputs: int) -> Expr:
 
 
 def arithmetic(random: Random, inputs: int) -> Expr:
-    """Compute with two or three words, and take one bit of the result, its parity, or a comparison."""
+    """Compute with two words, one of which may be computed itself, and take one bit of what comes out."""
     words = _words(random, inputs)
-    while len(words) > 1 or random.random() < 0.4:
+    if len(words) > 2 or random.random() < 0.5:
         left = words.pop(random.integers(len(words)))
-        right = words.pop(random.integers(len(words))) if words else Expr("const", width=2, value=int(random.integers(1, 4)))
-        op = str(random.choice(("+", "-", "*"), p=(0.5, 0.3, 0.2)))
-        width = left.width + right.width if op == "*" else max(left.width, right.width) + 1
-        if not words and random.random() < 0.25:
-            return Expr(str(random.choice(("<", "=="))), (left, right))
-        words.append(Expr(op, (left, right), min(width, 6)))
-    return _one_bit(random, words[0])
+        constant = Expr("const", width=2, value=int(random.integers(1, 4)))
+        words.append(_operated(random, ("+", "-", "*"), left, words.pop() if len(words) > 1 else constant))
+    if len(words) == 1:
+        words.append(Expr("const", width=2, value=int(random.integers(1, 4))))
+    return _one_bit(random, _operated(random, ("+", "-", "*", "<", "=="), *(words[i] for i in random.permutation(2))))
 
 
 def control(random: Random, inputs: int) -> Expr:
@@ -104,6 +118,14 @@ def control(random: Random, inputs: int) -> Expr:
 
 RULES: dict[Family, Callable[[Random, int], Expr]] = {"random": expression, "arithmetic": arithmetic, "control": control}
 """Families that are written by rules."""
+
+
+def _operated(random: Random, operations: tuple[str, ...], left: Expr, right: Expr) -> Expr:
+    op = str(random.choice(operations))
+    if op in ("<", "=="):
+        return Expr(op, (left, right))
+    width = left.width + right.width if op == "*" else max(left.width, right.width) + 1
+    return Expr(op, (left, right), min(width, 6))
 
 
 def _one_bit(random: Random, word: Expr) -> Expr:
@@ -141,7 +163,8 @@ def gates(name: str) -> Gates:
         raise DataError(
             "circuits: the families iscas, itc and epfl need circuitgraph; pip install 'fedcosim[circuits]'"
         ) from None
-    circuit = circuitgraph.from_lib(name)
+    (path,) = (Path(circuitgraph.__file__).parent / "netlists").glob(f"{name}.*")
+    circuit = circuitgraph.from_file(path, name, fast=path.suffix == ".v")
     return {node: (circuit.type(node), tuple(sorted(circuit.fanin(node)))) for node in sorted(circuit.nodes())}
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -25,7 +25,7 @@ from ....core.errors import DataError
 from ....core.seeds import numpy_stream
 from . import functions, netlist, synthesis, verilog
 from .circuits import Circuits, Sample, concatenate, of_columns, stack
-from .families import BENCHMARKS, FAMILIES, Family, draw
+from .families import BENCHMARKS, FAMILIES, Family, draw, operation
 from .synthesis import SynthesisOptions
 
 FORMAT = 1
@@ -94,6 +94,7 @@ class _Draft:
     """A circuit as it was written."""
 
     family: int
+    operation: int
     key: int
     truth_P: np.ndarray
     text: str
@@ -126,7 +127,7 @@ def _drafts(family: Family, options: CircuitsOptions, seed: int, seen: set[int])
         key, text = functions.key(truth_P), verilog.write(expr, random)
         if key not in seen and len(verilog.encode(text)) <= options.max_tokens:
             seen.add(key)
-            yield _Draft(FAMILIES.index(family), key, truth_P, text)
+            yield _Draft(FAMILIES.index(family), operation(expr), key, truth_P, text)
 
 
 def _synthesised(drafts: Sequence[_Draft], options: CircuitsOptions) -> Iterator[Sample]:
@@ -137,7 +138,8 @@ def _synthesised(drafts: Sequence[_Draft], options: CircuitsOptions) -> Iterator
         response_P = netlist.response(result.netlist, netlist.simulate(result.netlist, patterns_IP))
         if not np.array_equal(response_P, draft.truth_P[: len(response_P)]):
             raise DataError(f"circuits: the synthesised netlist computes something else than its source:\n{draft.text}")
-        yield Sample(draft.family, draft.key, draft.truth_P, verilog.encode(draft.text), result, patterns_IP, exact=True)
+        tokens_T = verilog.encode(draft.text)
+        yield Sample(draft.family, draft.operation, draft.key, draft.truth_P, tokens_T, result, patterns_IP, exact=True)
 
 
 def _entry(options: CircuitsOptions, seed: int) -> Path:
@@ -172,10 +174,11 @@ def _store(made: Circuits, path: Path) -> None:
     DataError
         If the cache cannot be written.
     """
+    columns: dict[str, Any] = made.columns()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".building-") as folder:
-            np.savez_compressed(Path(folder, "new.npz"), allow_pickle=False, **made.columns())
+            np.savez_compressed(Path(folder, "new.npz"), **columns)
             Path(folder, "new.npz").replace(path)
     except OSError as error:
         raise DataError(f"{path}: the cache cannot be written ({error}); set FEDCOSIM_CACHE to another folder") from None

@@ -19,8 +19,8 @@ from ....core.options import Options
 from ....core.seeds import derive, numpy_stream
 from .circuits import Circuits
 from .families import FAMILIES, Family
+from .tokens import View
 
-View = Literal["truth", "rtl", "netlist", "layout"]
 House = Literal["rtl", "netlist", "integrator", "truth", "layout"]
 VIEWS: dict[House, tuple[View, ...]] = {
     "rtl": ("rtl",),

@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 SCRIPT = "strash; balance; rewrite; refactor; balance; rewrite; rewrite -z; balance; refactor -z; rewrite -z; balance"
 """What ABC's alias `resyn2` stands for."""
-Format = Literal["verilog", "blif", "aiger", "bench"]
+OSU018 = "/usr/share/qflow/tech/osu018/osu018_stdcells.lib"
+Format = Literal["verilog", "blif", "aiger"]
 _READ = {
     "verilog": "read_verilog source.verilog",
     "blif": "read_blif source.blif",
     "aiger": "read_aiger -module_name top source.aiger",
-    "bench": "read_blif bench.blif",
 }
 _LAUNCH = """
 import sys
@@ -50,7 +50,7 @@ design = libyosys.Design()
 for command in sys.argv[1:]:
     libyosys.run_pass(command, design)
 """
-_FLOW = ("proc", "flatten", "techmap", "aigmap", "write_json netlist.json")
+_FLOW = ("proc", "flatten", "opt_clean -purge", "techmap", "aigmap", "opt_clean -purge", "write_json netlist.json")
 _COLOUR = r"\x1b\[[\d;]*m"
 _MEGABYTE = 2**20
 
@@ -93,8 +93,6 @@ def read(source: bytes, form: Format, options: SynthesisOptions) -> dict[str, Ai
     top = ("hierarchy -check -auto-top",) if form == "verilog" else ()
     with _folder() as folder:
         (folder / f"source.{form}").write_bytes(source)
-        if form == "bench":
-            _abc(["read_bench source.bench", "write_blif bench.blif"], folder, options, wanted="bench.blif")
         modules = _yosys([_READ[form], *top], folder, options)
     if len(modules) != 1:
         raise DataError(f"netlist: {len(modules)} top modules; the source must have one")
@@ -151,7 +149,10 @@ def _library(liberty: Path, folder: Path) -> str:
     try:
         shutil.copyfile(liberty, folder / "cells.lib")
     except OSError as error:
-        raise DataError(f"circuits.liberty = '{liberty}': cannot be read ({error.strerror})") from None
+        raise DataError(
+            f"circuits.liberty = '{liberty}': cannot be read ({error.strerror}); give a Liberty file, such as {OSU018} "
+            "of Debian's package qflow-tech-osu018"
+        ) from None
     return "cells.lib"
 
 
@@ -215,7 +216,7 @@ def _complaint(log: str) -> str:
     lines = [re.sub(_COLOUR, "", line).strip() for line in log.splitlines()]
     wrong = [line for line in lines if re.search(r"error|syntax|cannot|wrong|fail|missing|not |invalid", line, re.IGNORECASE)]
     errors = [line for line in wrong if "ERROR" in line] or wrong
-    return re.sub(r"source\.(verilog|blif|bench|aiger)", "source", errors[0]).replace("\\", "") if errors else ""
+    return re.sub(r"source\.(verilog|blif|aiger)", "source", errors[0]).replace("\\", "") if errors else ""
 
 
 def _ended(returncode: int, options: SynthesisOptions) -> str:

@@ -1,0 +1,67 @@
+"""How well area and delay can be predicted, and the line through the gate count that a model has to beat.
+
+Area after mapping is nearly proportional to the number of AND gates, so an error means nothing without this one beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import mean_absolute_percentage_error, r2_score
+
+from ....core.errors import DataError
+from .circuits import Circuits
+from .labels import measure
+
+
+@dataclass(frozen=True)
+class Score:
+    """Errors of predictions.
+
+    Attributes
+    ----------
+    mape : float
+        Mean absolute error as a share of the right value.
+    r2 : float
+        Share of the variance of the right values' logarithms that is explained.
+    """
+
+    mape: float
+    r2: float
+
+
+def score(predicted_N: np.ndarray, right_N: np.ndarray) -> Score:
+    """Score predictions of positive numbers.
+
+    Raises
+    ------
+    DataError
+        If a number is not positive, or there are not two at least.
+    """
+    if len(right_N) < 2 or min(predicted_N.min(), right_N.min()) <= 0:
+        raise DataError(f"ppa: {len(right_N)} circuits; at least two are needed, and all numbers must be above 0")
+    return Score(
+        float(mean_absolute_percentage_error(right_N, predicted_N)), float(r2_score(np.log(right_N), np.log(predicted_N)))
+    )
+
+
+def gate_count_baseline(circuits: Circuits, train: np.ndarray, test: np.ndarray) -> dict[str, Score]:
+    """Fit log(area) and log(delay) by least squares to log(AND gates) on the rows `train`, and score both on `test`.
+
+    Raises
+    ------
+    DataError
+        If the circuits were not mapped, or one has no gate.
+    """
+    ands_N = measure(circuits, "ands")
+    if not len(train) or ands_N.min() < 1:
+        raise DataError(f"ppa: {len(train)} circuits to train on, the smallest of {ands_N.min():g} gates; both must be above 0")
+    count_N1 = np.log(ands_N)[:, None]
+    scores = {}
+    for name in ("area", "delay_ps"):
+        right_N = measure(circuits, name)
+        line = LinearRegression().fit(count_N1[train], np.log(right_N[train]))
+        scores[name] = score(np.exp(line.predict(count_N1[test])), right_N[test])
+    return scores
