@@ -26,11 +26,12 @@ def to_blif(text: str) -> str:
     DataError
         If a line is none of the format, or a gate is of an unknown type, with the line.
     """
-    inputs, outputs, tables = [], [], []
+    ports: dict[str, list[str]] = {"INPUT": [], "OUTPUT": []}
+    tables = []
     for number, line in enumerate(text.splitlines(), 1):
         line = line.partition("#")[0].strip()
         if port := _PORT.fullmatch(line):
-            (inputs if port[1].upper() == "INPUT" else outputs).append(port[2])
+            ports[port[1].upper()].append(port[2])
         elif gate := _GATE.fullmatch(line):
             fanins = re.split(r"\s*,\s*", gate[3])
             tables.append(f".names {' '.join(fanins)} {gate[1]}\n{_table(gate[2].upper(), fanins, number)}")
@@ -38,14 +39,13 @@ def to_blif(text: str) -> str:
             raise DataError(
                 f"netlist: line {number} of the .bench file is {line[:60]!r}; expected INPUT(a), OUTPUT(y) or y = AND(a, b)"
             )
-    return "\n".join([".model top", f".inputs {' '.join(inputs)}", f".outputs {' '.join(outputs)}", *tables, ".end\n"])
+    head = [".model top", f".inputs {' '.join(ports['INPUT'])}", f".outputs {' '.join(ports['OUTPUT'])}"]
+    return "\n".join([*head, *tables, ".end\n"])
 
 
 def _table(kind: str, fanins: list[str], line: int) -> str:
     if kind.startswith("DFF"):
-        raise DataError(
-            f"netlist: line {line} of the .bench file is a register ({kind}); only combinational circuits are taken"
-        )
+        raise DataError(f"netlist: line {line} of the .bench file is a register ({kind}); only gates are taken")
     single, count = kind in ("NOT", "BUF", "BUFF"), len(fanins)
     if kind not in _KINDS or not all(re.fullmatch(_NAME, fanin) for fanin in fanins) or count > (1 if single else _FANINS):
         raise DataError(

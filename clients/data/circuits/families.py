@@ -96,23 +96,16 @@ def arithmetic(random: Random, inputs: int) -> Expr:
 
 def control(random: Random, inputs: int) -> Expr:
     """Choose between data bits by decoded select words, flags and their priority: a chain of conditions."""
-    bits = [Expr("in", value=i) for i in range(inputs)]
-    order = random.permutation(inputs - 2)
     select = Expr("in", width=2, value=inputs - 2)
-    data = [bits[i] for i in order]
-    chosen = _inverted(random, data[0])
-    for round_ in range(int(random.integers(2, 5))):
-        flag = data[(2 * round_ + 1) % len(data)]
-        condition = (
-            Expr("==", (select, Expr("const", width=2, value=int(random.integers(4)))))
-            if round_ == 0 or random.random() < 0.5
-            else _inverted(random, flag)
-        )
+    data = [Expr("in", value=i) for i in random.permutation(inputs - 2)]
+    bits = (_inverted(random, bit) for bit in itertools.cycle(data))
+    chosen = next(bits)
+    for turn in range(int(random.integers(2, 5))):
+        decoded = Expr("==", (select, Expr("const", width=2, value=int(random.integers(4)))))
+        condition = decoded if turn == 0 or random.random() < 0.5 else next(bits)
         if random.random() < 0.4:
-            condition = Expr(
-                "&" if random.random() < 0.5 else "|", (condition, _inverted(random, data[random.integers(len(data))]))
-            )
-        chosen = Expr("?:", (condition, _inverted(random, data[(2 * round_ + 2) % len(data)]), chosen))
+            condition = Expr(str(random.choice(("&", "|"))), (condition, next(bits)))
+        chosen = Expr("?:", (condition, next(bits), chosen))
     return chosen
 
 

@@ -86,8 +86,6 @@ def classes(circuits: Circuits, label: Label, train: np.ndarray, bins: int = 4) 
     quantiles = np.quantile(values_N[train], np.arange(1, bins) / bins, method="higher")
     edges = np.unique(quantiles[quantiles > values_N[train].min()])
     if not len(edges):
-        raise DataError(
-            f"label = {label!r}: it is {values_N[train].min():g} of all training circuits; there is nothing to tell"
-        )
+        raise DataError(f"label = {label!r}: all training circuits have {values_N[train].min():g}; nothing is to be told")
     names = (f"below {edges[0]:g}", *(f"from {edge:g}" for edge in edges))
     return Classes(np.searchsorted(edges, values_N, side="right"), names)

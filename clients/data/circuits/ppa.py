@@ -42,9 +42,8 @@ def score(predicted_N: np.ndarray, right_N: np.ndarray) -> Score:
     """
     if len(right_N) < 2 or min(predicted_N.min(), right_N.min()) <= 0:
         raise DataError(f"ppa: {len(right_N)} circuits; at least two are needed, and all numbers must be above 0")
-    return Score(
-        float(mean_absolute_percentage_error(right_N, predicted_N)), float(r2_score(np.log(right_N), np.log(predicted_N)))
-    )
+    mape, r2 = mean_absolute_percentage_error(right_N, predicted_N), r2_score(np.log(right_N), np.log(predicted_N))
+    return Score(float(mape), float(r2))
 
 
 def gate_count_baseline(circuits: Circuits, train: np.ndarray, test: np.ndarray) -> dict[str, Score]:

@@ -56,8 +56,8 @@ def uploaded(name: str, source: bytes, options: CircuitsOptions, seed: int) -> C
     suffix = PurePosixPath(name).suffix.lower()
     if not _NAME.fullmatch(name) or suffix not in FORMATS:
         raise DataError(
-            f"upload {name[:60]!r}: not a file name that is taken; use letters, digits, '_', '-' and '.', no folder, and an end "
-            f"among {', '.join(FORMATS)}"
+            f"upload {name[:60]!r}: not a file name that is taken; use letters, digits, '_', '-' and '.', no folder, and "
+            f"one of the ends {', '.join(FORMATS)}"
         )
     if not 0 < len(source) <= SIZE_BYTES:
         raise DataError(f"upload {name!r}: {len(source)} bytes; choose 1 to {SIZE_BYTES}")
@@ -70,9 +70,7 @@ def _checked(name: str, suffix: str, source: bytes) -> bytes:
     """Return what the synthesiser is given."""
     if FORMATS[suffix] == "aiger":
         if not re.match(rb"a[ai]g( \d{1,7}){5}\r?\n", source):
-            raise DataError(
-                f"upload {name!r}: not an AIGER header; it must be 'aag' or 'aig' and M I L O A, each below 10000000"
-            )
+            raise DataError(f"upload {name!r}: its header must be 'aag' or 'aig' and five numbers below 10000000 (AIGER)")
         return source
     try:
         text = source.decode()
@@ -121,5 +119,5 @@ def _needed(circuit: Netlist) -> Netlist:
 
 
 def _structure(circuit: Netlist) -> int:
-    digest = blake2b(np.array([circuit.inputs, circuit.output, *circuit.fanins_A2.reshape(-1)], dtype=np.int64), digest_size=8)
-    return int.from_bytes(digest.digest(), "little") >> 1
+    code = np.array([circuit.inputs, circuit.output, *circuit.fanins_A2.reshape(-1)], dtype=np.int64)
+    return int.from_bytes(blake2b(code.tobytes(), digest_size=8).digest(), "little") >> 1
