@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ....core.errors import DataError
+from .extra import extra
 from .verilog import Expr, nodes
 
 Family = Literal["random", "arithmetic", "control", "iscas", "itc", "epfl"]
@@ -150,27 +150,28 @@ def gates(name: str) -> Gates:
     DataError
         If circuitgraph is not installed.
     """
-    try:
-        import circuitgraph
-    except ImportError:
-        raise DataError(
-            "circuits: the families iscas, itc and epfl need circuitgraph; pip install 'fedcosim[circuits]'"
-        ) from None
+    circuitgraph = extra("circuitgraph")
     (path,) = (Path(circuitgraph.__file__).parent / "netlists").glob(f"{name}.*")
     circuit = circuitgraph.from_file(path, name, fast=path.suffix == ".v")
     return {node: (circuit.type(node), tuple(sorted(circuit.fanin(node)))) for node in sorted(circuit.nodes())}
 
 
 def cone(family: Family, random: Random, inputs: int) -> Expr:
-    """Cut a cone of at most `inputs` leaves out of a random netlist of the family, around a random gate.
+    """Cut a cone of at most `inputs` leaves out of a random netlist of the family, around a random gate."""
+    netlist = gates(BENCHMARKS[family][random.integers(len(BENCHMARKS[family]))])
+    root = list(netlist)[random.integers(len(netlist))]
+    leaves = cut(netlist, root, random, inputs)
+    return gate(netlist, root, {leaves[leaf]: Expr("in", value=i) for i, leaf in enumerate(random.permutation(len(leaves)))})
+
+
+def cut(netlist: Gates, root: str, random: Random, inputs: int) -> list[str]:
+    """Return at most `inputs` nodes that the gate `root` is a function of.
 
     The cut grows from the gate by replacing the leaf whose fan-ins add fewest leaves, at random among equals, which keeps
     reconvergent paths inside (as in Mishchenko et al., DAC 2006, section 4.1).
     """
-    netlist = gates(BENCHMARKS[family][random.integers(len(BENCHMARKS[family]))])
-    root = list(netlist)[random.integers(len(netlist))]
-    leaves, inside = [root], 0
-    while inside < CONE_GATES:
+    leaves = [root]
+    for _ in range(CONE_GATES):
         growth = {leaf: len({*leaves, *netlist[leaf][1]}) - 1 for leaf in leaves if netlist[leaf][1]}
         best = [leaf for leaf, size in growth.items() if size == min(growth.values()) and size <= inputs]
         if not best:
@@ -178,16 +179,14 @@ def cone(family: Family, random: Random, inputs: int) -> Expr:
         leaf = best[random.integers(len(best))]
         leaves.remove(leaf)
         leaves += [fanin for fanin in netlist[leaf][1] if fanin not in leaves]
-        inside += 1
-    known = {leaves[leaf]: Expr("in", value=i) for i, leaf in enumerate(random.permutation(len(leaves)))}
-    return _gate(netlist, root, known)
+    return leaves
 
 
-def _gate(netlist: Gates, name: str, known: dict[str, Expr]) -> Expr:
+def gate(netlist: Gates, name: str, known: dict[str, Expr]) -> Expr:
     """Return a gate as an expression of the nodes that are known, and remember it with them."""
     if name not in known:
         kind, fanins = netlist[name]
-        args = [_gate(netlist, fanin, known) for fanin in fanins]
+        args = [gate(netlist, fanin, known) for fanin in fanins]
         joined = functools.reduce(lambda left, right: Expr(_JOIN[kind], (left, right)), args)
         known[name] = Expr("~", (joined,)) if kind in _INVERTING else joined
     return known[name]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ....core.errors import DataError
+from .extra import extra
 
 if TYPE_CHECKING:
     from aigverse.networks import Aig, AigSignal
@@ -109,14 +110,12 @@ def _check_driven(
 
 
 def _graph(output: Bit, gates: Mapping[Bit, tuple[Bit, ...]], inputs: list[Bit], order: list[Bit]) -> Aig:
-    from aigverse.networks import Aig
-
     needed, pending = set(), [output]
     while pending:
         if (bit := pending.pop()) not in needed:
             needed.add(bit)
             pending += gates.get(bit, ())
-    aig = Aig()
+    aig = extra("aigverse.networks").Aig()
     signals: dict[Bit, AigSignal] = {constant: aig.get_constant(constant == "1") for constant in _CONSTANTS}
     signals |= {bit: aig.create_pi() for bit in inputs}
     for bit in order:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....core.errors import DataError
+from .extra import extra
 
 if TYPE_CHECKING:
     from aigverse.networks import Aig
@@ -68,9 +69,7 @@ def from_aig(aig: Aig, name: str = "netlist") -> Netlist:
 
 def to_aig(netlist: Netlist) -> Aig:
     """Return the arrays as an aigverse graph, which drops what the output does not need and what is there twice."""
-    from aigverse.networks import Aig
-
-    aig = Aig()
+    aig = extra("aigverse.networks").Aig()
     signals = [aig.create_pi() for _ in range(netlist.inputs)]
     for left, right in netlist.fanins_A2.tolist():
         signals.append(aig.create_and(signals[left // 2] ^ bool(left & 1), signals[right // 2] ^ bool(right & 1)))
@@ -136,12 +135,10 @@ def restructured(netlist: Netlist) -> Netlist:
 
     It may be the same where nothing was found to change.
     """
-    from aigverse.algorithms import balancing, cleanup_dangling, sop_refactoring
-
-    aig = to_aig(netlist)
-    sop_refactoring(aig, allow_zero_gain=True)
-    balancing(aig)
-    return from_aig(cleanup_dangling(aig))
+    algorithms, aig = extra("aigverse.algorithms"), to_aig(netlist)
+    algorithms.sop_refactoring(aig, allow_zero_gain=True)
+    algorithms.balancing(aig)
+    return from_aig(algorithms.cleanup_dangling(aig))
 
 
 def equivalent(left: Netlist, right: Netlist) -> bool:
@@ -152,8 +149,6 @@ def equivalent(left: Netlist, right: Netlist) -> bool:
     DataError
         If they have different numbers of inputs.
     """
-    from aigverse.algorithms import equivalence_checking
-
     if left.inputs != right.inputs:
         raise DataError(f"equivalent: {left.inputs} and {right.inputs} inputs; only circuits with as many can be equal")
-    return bool(equivalence_checking(to_aig(left), to_aig(right)))
+    return bool(extra("aigverse.algorithms").equivalence_checking(to_aig(left), to_aig(right)))

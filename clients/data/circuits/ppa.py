@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.linear_model import LinearRegression
-from sklearn.metrics import mean_absolute_percentage_error, r2_score
 
 from ....core.errors import DataError
 from .circuits import Circuits
@@ -38,12 +36,13 @@ def score(predicted_N: np.ndarray, right_N: np.ndarray) -> Score:
     Raises
     ------
     DataError
-        If a number is not positive, or there are not two at least.
+        If a number is not positive, or all right ones are equal.
     """
-    if len(right_N) < 2 or min(predicted_N.min(), right_N.min()) <= 0:
-        raise DataError(f"ppa: {len(right_N)} circuits; at least two are needed, and all numbers must be above 0")
-    mape, r2 = mean_absolute_percentage_error(right_N, predicted_N), r2_score(np.log(right_N), np.log(predicted_N))
-    return Score(float(mape), float(r2))
+    if len(np.unique(right_N)) < 2 or min(predicted_N.min(), right_N.min()) <= 0:
+        raise DataError(f"ppa: {len(np.unique(right_N))} different numbers; two are needed, and all must be above 0")
+    logs_N, errors_N = np.log(right_N), np.log(predicted_N) - np.log(right_N)
+    unexplained = (errors_N**2).sum() / ((logs_N - logs_N.mean()) ** 2).sum()
+    return Score(float(np.abs(predicted_N / right_N - 1).mean()), float(1 - unexplained))
 
 
 def gate_count_baseline(circuits: Circuits, train: np.ndarray, test: np.ndarray) -> dict[str, Score]:
@@ -57,10 +56,10 @@ def gate_count_baseline(circuits: Circuits, train: np.ndarray, test: np.ndarray)
     ands_N = measure(circuits, "ands")
     if not len(train) or ands_N.min() < 1:
         raise DataError(f"ppa: {len(train)} circuits to train on, the smallest of {ands_N.min():g} gates; both must be above 0")
-    count_N1 = np.log(ands_N)[:, None]
+    logs_N = np.log(ands_N)
     scores = {}
     for name in ("area", "delay_ps"):
         right_N = measure(circuits, name)
-        line = LinearRegression().fit(count_N1[train], np.log(right_N[train]))
-        scores[name] = score(np.exp(line.predict(count_N1[test])), right_N[test])
+        line = np.polynomial.Polynomial.fit(logs_N[train], np.log(right_N[train]), 1)
+        scores[name] = score(np.exp(line(logs_N[test])), right_N[test])
     return scores

@@ -28,6 +28,7 @@ from pydantic import Field
 
 from ....core.errors import DataError
 from ....core.options import Options
+from .extra import extra
 from .lowering import graphs
 from .netlist import Netlist, from_aig
 
@@ -117,17 +118,16 @@ def optimise(aigs: Mapping[str, Aig], options: SynthesisOptions) -> dict[str, Sy
     DataError
         If an output is constant, the library cannot be read, or a limit was exceeded.
     """
-    from aigverse.io import read_aiger_into_aig, write_aiger
-
+    files = extra("aigverse.io")
     with _folder() as folder:
         commands = [] if options.liberty is None else [f"read_lib -w {_library(options.liberty, folder)}"]
         for i, aig in enumerate(aigs.values()):
-            write_aiger(aig, folder / f"{i}.aig")
+            files.write_aiger(aig, folder / f"{i}.aig")
             commands.append(f"read_aiger {i}.aig; {SCRIPT}; write_aiger {i}.out")
             if options.liberty is not None:
                 commands.append("map; topo; stime")
         log = _abc(commands, folder, options, wanted=f"{len(aigs) - 1}.out")
-        netlists = [from_aig(read_aiger_into_aig(folder / f"{i}.out"), name) for i, name in enumerate(aigs)]
+        netlists = [from_aig(files.read_aiger_into_aig(folder / f"{i}.out"), name) for i, name in enumerate(aigs)]
     if options.liberty is None:
         return {name: Synthesised(netlist, None, None) for name, netlist in zip(aigs, netlists, strict=True)}
     mapped = re.findall(r"Area\s*=\s*([\d.]+).*?Delay\s*=\s*([\d.]+) ps", re.sub(_COLOUR, "", log))
@@ -141,6 +141,7 @@ def optimise(aigs: Mapping[str, Aig], options: SynthesisOptions) -> dict[str, Sy
 
 def _yosys(commands: Sequence[str], folder: Path, options: SynthesisOptions) -> dict[str, Any]:
     """Return the modules that the commands read, as gates."""
+    extra("pyosys")
     _run([sys.executable, "-c", _LAUNCH, *commands, *_FLOW], folder, options)
     return json.loads((folder / "netlist.json").read_text())["modules"]
 
@@ -165,18 +166,10 @@ def _folder() -> Iterator[Path]:
 def _abc(commands: Sequence[str], folder: Path, options: SynthesisOptions, wanted: str) -> str:
     """Run ABC, which exits with 0 whatever happens: it has failed if it did not write the `wanted` file."""
     (folder / "script.abc").write_text("\n".join(commands) + "\n")
-    log = _run([str(_pyosys() / "yosys-abc"), "-f", "script.abc"], folder, options)
+    log = _run([str(Path(extra("pyosys").__file__).parent / "yosys-abc"), "-f", "script.abc"], folder, options)
     if not (folder / wanted).exists():
         raise DataError(f"netlist: ABC cannot read it: {_complaint(log)}")
     return log
-
-
-def _pyosys() -> Path:
-    try:
-        import pyosys
-    except ImportError:
-        raise DataError("circuits: the synthesiser is missing; pip install 'fedcosim[circuits]'") from None
-    return Path(pyosys.__file__).parent
 
 
 def _run(command: list[str], folder: Path, options: SynthesisOptions) -> str:
@@ -187,7 +180,6 @@ def _run(command: list[str], folder: Path, options: SynthesisOptions) -> str:
     DataError
         If it fails, or exceeds a limit; it is killed with its children.
     """
-    _pyosys()
     limits = [f"--as={options.memory_mb * _MEGABYTE}", f"--fsize={256 * _MEGABYTE}"]
     log_path = folder / "log.txt"
     with (
