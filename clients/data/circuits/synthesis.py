@@ -180,6 +180,8 @@ def _run(command: list[str], folder: Path, options: SynthesisOptions) -> str:
     DataError
         If it fails, or exceeds a limit; it is killed with its children.
     """
+    if shutil.which("prlimit") is None:
+        raise DataError("circuits: the program prlimit is missing; install util-linux")
     limits = [f"--as={options.memory_mb * _MEGABYTE}", f"--fsize={256 * _MEGABYTE}"]
     log_path = folder / "log.txt"
     with (
