@@ -17,7 +17,7 @@ import numpy as np
 
 from ....core.errors import DataError
 from . import layout, netlist, verilog
-from .families import FAMILIES
+from .families import BENCHMARKS, FAMILIES
 from .netlist import Netlist
 from .synthesis import Synthesised
 
@@ -99,6 +99,10 @@ class Circuits:
     def ones(self) -> np.ndarray:
         """Return the probability that the output is 1, float32, shape (N,)."""
         return self.truth_NP.mean(1, dtype=np.float32)
+
+    def real(self) -> np.ndarray:
+        """Return which circuits are cones of benchmark netlists, bool, shape (N,)."""
+        return np.isin(self.families_N, [FAMILIES.index(family) for family in BENCHMARKS])
 
     def rtl(self, row: int) -> str:
         """Return one circuit's Verilog; empty where there is none."""

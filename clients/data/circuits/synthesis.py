@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 SCRIPT = "strash; balance; rewrite; refactor; balance; rewrite; rewrite -z; balance; refactor -z; rewrite -z; balance"
 """What ABC's alias `resyn2` stands for."""
+LIBRARY = "read_lib -w cells.lib"
 OSU018 = "/usr/share/qflow/tech/osu018/osu018_stdcells.lib"
 Format = Literal["verilog", "blif", "aiger"]
 _READ = {
@@ -120,7 +121,7 @@ def optimise(aigs: Mapping[str, Aig], options: SynthesisOptions) -> dict[str, Sy
     """
     files = extra("aigverse.io")
     with _folder() as folder:
-        commands = [] if options.liberty is None else [f"read_lib -w {_library(options.liberty, folder)}"]
+        commands = [] if options.liberty is None else [_library(options.liberty, folder, options)]
         for i, aig in enumerate(aigs.values()):
             files.write_aiger(aig, folder / f"{i}.aig")
             commands.append(f"read_aiger {i}.aig; {SCRIPT}; write_aiger {i}.out")
@@ -146,7 +147,8 @@ def _yosys(commands: Sequence[str], folder: Path, options: SynthesisOptions) -> 
     return json.loads((folder / "netlist.json").read_text())["modules"]
 
 
-def _library(liberty: Path, folder: Path) -> str:
+def _library(liberty: Path, folder: Path, options: SynthesisOptions) -> str:
+    """Copy a library into the folder, see that ABC can read it, and return the command that does."""
     try:
         shutil.copyfile(liberty, folder / "cells.lib")
     except OSError as error:
@@ -154,7 +156,11 @@ def _library(liberty: Path, folder: Path) -> str:
             f"circuits.liberty = '{liberty}': cannot be read ({error.strerror}); give a Liberty file, such as {OSU018} "
             "of Debian's package qflow-tech-osu018"
         ) from None
-    return "cells.lib"
+    try:
+        _abc([LIBRARY, "write_genlib cells.genlib"], folder, options, wanted="cells.genlib")
+    except DataError as error:
+        raise DataError(f"circuits.liberty = '{liberty}': ABC cannot read these cells: {error}") from None
+    return LIBRARY
 
 
 @contextlib.contextmanager
@@ -200,8 +206,12 @@ def _run(command: list[str], folder: Path, options: SynthesisOptions) -> str:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
     text = log_path.read_text(errors="replace")
+    if child.returncode < 0:  # a signal: what it printed last need not be the reason
+        raise DataError(
+            f"netlist: the synthesiser crashed (signal {-child.returncode}); circuits.memory_mb = {options.memory_mb} may be too little"
+        )
     if child.returncode != 0:
-        raise DataError(f"netlist: cannot be synthesised: {_complaint(text) or _ended(child.returncode, options)}")
+        raise DataError(f"netlist: cannot be synthesised: {_complaint(text)}")
     return text
 
 
@@ -211,7 +221,3 @@ def _complaint(log: str) -> str:
     wrong = [line for line in lines if re.search(r"error|syntax|cannot|wrong|fail|missing|not |invalid", line, re.IGNORECASE)]
     errors = [line for line in wrong if "ERROR" in line] or wrong
     return re.sub(r"source\.(verilog|blif|aiger)", "source", errors[0]).replace("\\", "") if errors else ""
-
-
-def _ended(returncode: int, options: SynthesisOptions) -> str:
-    return f"the synthesiser ended with {returncode}; it may use {options.memory_mb} MB (circuits.memory_mb)"
