@@ -73,7 +73,8 @@ def make(options: CircuitsOptions, seed: int) -> Circuits:
     # where it is not there, or damaged, it is made again
     with (
         contextlib.suppress(OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile),
-        np.load(path, allow_pickle=False) as stored,
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as stored,
     ):
         return of_columns(dict(stored))
     made = _made(options, seed)
@@ -144,14 +145,10 @@ def _synthesised(drafts: Sequence[_Draft], options: CircuitsOptions) -> Iterator
 
 def _entry(options: CircuitsOptions, seed: int) -> Path:
     """Return where circuits of this content are kept; the library counts by its content, limits do not count."""
-    try:
-        cells = sha256(options.liberty.read_bytes()).hexdigest() if options.liberty else None
-    except OSError as error:
-        raise DataError(f"circuits.liberty = '{options.liberty}': cannot be read ({error.strerror})") from None
     content = {
         "format": FORMAT,
         "options": options.model_dump(mode="json", exclude={"liberty", "timeout_s", "memory_mb"}),
-        "cells": cells,
+        "cells": sha256(synthesis.cells(options.liberty)).hexdigest() if options.liberty else None,
         "seed": seed,
         "tools": {tool: _version(tool) for tool in ("aigverse", "pyosys", "circuitgraph", "numpy")},
     }

@@ -140,6 +140,23 @@ def optimise(aigs: Mapping[str, Aig], options: SynthesisOptions) -> dict[str, Sy
     }
 
 
+def cells(liberty: Path) -> bytes:
+    """Return a Liberty file.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read.
+    """
+    try:
+        return liberty.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"circuits.liberty = '{liberty}': cannot be read ({error.strerror}); give a Liberty file, such as {OSU018} "
+            "of Debian's package qflow-tech-osu018"
+        ) from None
+
+
 def _yosys(commands: Sequence[str], folder: Path, options: SynthesisOptions) -> dict[str, Any]:
     """Return the modules that the commands read, as gates."""
     extra("pyosys")
@@ -149,13 +166,7 @@ def _yosys(commands: Sequence[str], folder: Path, options: SynthesisOptions) -> 
 
 def _library(liberty: Path, folder: Path, options: SynthesisOptions) -> str:
     """Copy a library into the folder, see that ABC can read it, and return the command that does."""
-    try:
-        shutil.copyfile(liberty, folder / "cells.lib")
-    except OSError as error:
-        raise DataError(
-            f"circuits.liberty = '{liberty}': cannot be read ({error.strerror}); give a Liberty file, such as {OSU018} "
-            "of Debian's package qflow-tech-osu018"
-        ) from None
+    (folder / "cells.lib").write_bytes(cells(liberty))
     try:
         _abc([LIBRARY, "write_genlib cells.genlib"], folder, options, wanted="cells.genlib")
     except DataError as error:
@@ -208,7 +219,8 @@ def _run(command: list[str], folder: Path, options: SynthesisOptions) -> str:
     text = log_path.read_text(errors="replace")
     if child.returncode < 0:  # a signal: what it printed last need not be the reason
         raise DataError(
-            f"netlist: the synthesiser crashed (signal {-child.returncode}); circuits.memory_mb = {options.memory_mb} may be too little"
+            f"netlist: the synthesiser crashed (signal {-child.returncode}); perhaps circuits.memory_mb = {options.memory_mb} "
+            "is too little"
         )
     if child.returncode != 0:
         raise DataError(f"netlist: cannot be synthesised: {_complaint(text)}")

@@ -8,6 +8,7 @@ import pytest
 from circuit_interpreter import bits, run
 
 from fedcosim.clients.data.circuits import FAMILIES, CircuitsOptions, make
+from fedcosim.clients.data.circuits.families import gates
 from fedcosim.clients.data.circuits.functions import key, support
 from fedcosim.clients.data.circuits.netlist import exhaustive, simulate
 from fedcosim.core.errors import DataError, SpecError
@@ -128,6 +129,7 @@ def test_a_missing_package_names_the_extra_that_has_it(package, samples, monkeyp
     for module in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
+    gates.cache_clear()
     with pytest.raises(DataError, match=rf"the package {package} is missing; pip install 'fedcosim\[circuits\]'"):
         make(CircuitsOptions(samples=samples), seed=1)
 
