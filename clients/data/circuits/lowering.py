@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Bit = int | str
 """A net's number in its module, or a constant: 0, 1, x (never mind) or z (nothing drives it)."""
 Module = Mapping[str, Any]
+OUTPUTS = 256
+"""Output bits at most; each becomes a graph of its own (our choice)."""
 _CONSTANTS = ("0", "1", "x")
 _REGISTER = re.compile(r"(DFF|DLATCH|_SR_|_FF_|dff|dlatch|\$sr|\$ff)")
 
@@ -26,18 +28,20 @@ def graphs(module: Module, name: str) -> dict[str, Aig]:
     Raises
     ------
     DataError
-        If a net is driven by nothing or by several, or depends on itself, or there is a register.
+        If a net is driven by nothing or by several, or depends on itself, there is a register, or there are no outputs or more
+        than `OUTPUTS`.
     """
+    wanted = list(ports(module, "output"))
+    if not 0 < len(wanted) <= OUTPUTS:
+        raise DataError(f"{name}: {len(wanted)} output bits; a circuit may have 1 to {OUTPUTS}")
     called = _names(module)
     gates = _gates(module, name, called)
     inputs = [bit for _, bit in ports(module, "input")]
     order = _sorted(gates, inputs, name, called)
     outputs = {}
-    for output, bit in ports(module, "output"):
+    for output, bit in wanted:
         _check_driven([bit], gates, inputs, name, called)
         outputs[output] = _graph(bit, gates, inputs, order)
-    if not outputs:
-        raise DataError(f"{name}: has no output; a circuit needs one")
     return outputs
 
 

@@ -199,7 +199,7 @@ def _run(command: list[str], folder: Path, options: SynthesisOptions) -> str:
     """
     if shutil.which("prlimit") is None:
         raise DataError("circuits: the program prlimit is missing; install util-linux")
-    limits = [f"--as={options.memory_mb * _MEGABYTE}", f"--fsize={256 * _MEGABYTE}"]
+    limits = [f"--as={options.memory_mb * _MEGABYTE}", f"--fsize={32 * _MEGABYTE}"]
     log_path = folder / "log.txt"
     with (
         log_path.open("wb") as log,

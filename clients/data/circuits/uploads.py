@@ -63,7 +63,8 @@ def uploaded(name: str, source: bytes, options: CircuitsOptions, seed: int) -> C
         raise DataError(f"upload {name!r}: {len(source)} bytes; choose 1 to {SIZE_BYTES}")
     aigs = synthesis.read(_checked(name, suffix, source), FORMATS[suffix], options)
     made = synthesis.optimise(aigs, options)
-    return stack([_sample(one, options, seed) for one in made.values()], options.max_tokens, options.max_nodes)
+    samples = [_sample(output, one, options, seed) for output, one in made.items()]
+    return stack(samples, options.max_tokens, options.max_nodes)
 
 
 def _checked(name: str, suffix: str, source: bytes) -> bytes:
@@ -97,8 +98,11 @@ def _check_verilog(name: str, text: str) -> None:
             )
 
 
-def _sample(made: Synthesised, options: CircuitsOptions, seed: int) -> Sample:
+def _sample(output: str, made: Synthesised, options: CircuitsOptions, seed: int) -> Sample:
     circuit = _needed(made.netlist)
+    nodes = circuit.inputs + len(circuit.fanins_A2) + 1
+    if nodes > options.max_nodes:  # before simulating it
+        raise DataError(f"{output}: {nodes} nodes; circuits.max_nodes = {options.max_nodes} are allowed")
     exact = circuit.inputs <= options.max_inputs
     random = numpy_stream(seed, "circuits", "patterns")
     patterns_IP = netlist.exhaustive(circuit.inputs) if exact else random.random((circuit.inputs, PATTERNS)) < 0.5

@@ -98,7 +98,8 @@ BAD = {
     "latch": ("m.v", verilog("always @* if (a) y = b;", "input a, input b, output reg y"), "the net y is a register or latch"),
     "memory": ("m.v", verilog("reg r[0:1]; initial r[0] = 1; assign y = r[a];"), "only combinational"),
     "constant": ("m.v", verilog("assign y = a & ~a;"), "y: the output is always 0"),
-    "no output": ("m.v", verilog("", "input a"), "has no output"),
+    "no output": ("m.v", verilog("", "input a"), "m: 0 output bits; a circuit may have 1 to 256"),
+    "too many outputs": ("m.v", verilog("assign y = ~a;", "input [256:0] a, output [256:0] y"), "m: 257 output bits"),
     "inout": ("m.v", verilog("assign y = a & b;", "inout a, input b, output y"), "a: an inout port"),
     "unknown module": ("m.v", verilog("foo u(a, y);"), "foo' referenced in module `m'"),
     "syntax": ("m.v", verilog("assign y = ;"), "syntax error"),
@@ -140,7 +141,7 @@ BAD = {
     "too many nodes": (
         "m.v",
         verilog("assign y = a * b;", "input [5:0] a, input [5:0] b, output [5:0] y"),
-        "circuits.max_nodes = 96",
+        "y.5.: 1.. nodes; circuits.max_nodes = 96",
     ),
 }
 
