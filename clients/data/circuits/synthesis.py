@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 SCRIPT = "strash; balance; rewrite; refactor; balance; rewrite; rewrite -z; balance; refactor -z; rewrite -z; balance"
 """What ABC's alias `resyn2` stands for."""
 LIBRARY = "read_lib -w cells.lib"
+FILE_MB = 32
+"""Size at most of what Yosys or ABC writes (our choice)."""
 OSU018 = "/usr/share/qflow/tech/osu018/osu018_stdcells.lib"
 Format = Literal["verilog", "blif", "aiger"]
 _READ = {
@@ -52,7 +54,7 @@ design = libyosys.Design()
 for command in sys.argv[1:]:
     libyosys.run_pass(command, design)
 """
-_FLOW = ("proc", "flatten", "opt_clean -purge", "techmap", "aigmap", "opt_clean -purge", "write_json netlist.json")
+_FLOW = ("proc", "flatten", "opt_clean -purge", "techmap", "opt_expr", "aigmap", "opt_clean -purge", "write_json netlist.json")
 _COLOUR = r"\x1b\[[\d;]*m"
 _MEGABYTE = 2**20
 
@@ -161,7 +163,10 @@ def _yosys(commands: Sequence[str], folder: Path, options: SynthesisOptions) -> 
     """Return the modules that the commands read, as gates."""
     extra("pyosys")
     _run([sys.executable, "-c", _LAUNCH, *commands, *_FLOW], folder, options)
-    return json.loads((folder / "netlist.json").read_text())["modules"]
+    try:
+        return json.loads((folder / "netlist.json").read_text())["modules"]
+    except json.JSONDecodeError:  # Yosys stops writing at the limit, and says nothing
+        raise DataError(f"netlist: more than {FILE_MB} MB of gates; choose a smaller circuit") from None
 
 
 def _library(liberty: Path, folder: Path, options: SynthesisOptions) -> str:
@@ -199,7 +204,7 @@ def _run(command: list[str], folder: Path, options: SynthesisOptions) -> str:
     """
     if shutil.which("prlimit") is None:
         raise DataError("circuits: the program prlimit is missing; install util-linux")
-    limits = [f"--as={options.memory_mb * _MEGABYTE}", f"--fsize={32 * _MEGABYTE}"]
+    limits = [f"--as={options.memory_mb * _MEGABYTE}", f"--fsize={FILE_MB * _MEGABYTE}"]
     log_path = folder / "log.txt"
     with (
         log_path.open("wb") as log,

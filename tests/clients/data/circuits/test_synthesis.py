@@ -48,6 +48,13 @@ def test_synthesis_that_takes_too_long_is_stopped():
         read(module("a & b"), "verilog", SynthesisOptions(timeout_s=0.01))
 
 
+def test_a_netlist_that_fills_the_disk_is_stopped():
+    """A multiplier of 100 bits has some 60000 gates, at about 600 bytes each."""
+    source = b"module m(input [99:0] a, input [99:0] b, output [99:0] y); assign y = a * b; endmodule"
+    with pytest.raises(DataError, match="more than 32 MB of gates"):
+        read(source, "verilog", SynthesisOptions())
+
+
 def test_synthesis_that_takes_too_much_memory_is_stopped():
     """Half a million words of 4096 bits fit in no 512 MB."""
     source = b"module m(input [18:0] a, output [4095:0] y); reg [4095:0] r [0:524287]; assign y = r[a]; endmodule"
