@@ -23,7 +23,7 @@ run: $(READY) ## Run the quickstart: FedDiff and federated averaging, one shot e
 	$(BIN)/fedcosim compare $$(ls -td runs/quickstart-fed* | head -2)
 
 test: $(READY) ## Run the tests (minutes)
-	$(BIN)/pytest -m 'not slow and not containers'
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'not slow and not containers'
 
 test-slow: $(READY) ## Run the tests that take minutes each
 	$(BIN)/pytest -m slow
