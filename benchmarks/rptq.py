@@ -164,7 +164,8 @@ def speakers(options: argparse.Namespace) -> None:
     for path in sorted(options.addresses.glob("*.txt")):
         addresses[" ".join(path.stem.split("_")[1:-1])].append(path)
     for speaker, paths in sorted(addresses.items())[:: options.every]:
-        tests[speaker] = windows(checkpoint, paths[0].read_text(encoding="utf-8"), 1, options.length)
+        texts = [path.read_text(encoding="utf-8") for path in (paths if options.all else paths[:1])]
+        tests[speaker] = [one for text in texts for one in windows(checkpoint, text, 1, options.length)]
     started = time.process_time()
     quantised = module
     if options.method != "float":
@@ -213,6 +214,7 @@ def main() -> None:
     parser.add_argument("--mode", choices=("paper", "strict"), default="paper")
     parser.add_argument("--method", choices=("float", *METHODS), default="float")
     parser.add_argument("--every", type=int, default=1, help="take every n-th speaker only")
+    parser.add_argument("--all", action="store_true", help="all addresses of a speaker, not the first only")
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--out", type=Path, default=Path())
