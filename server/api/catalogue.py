@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
 
 from ...core.options import validate
-from ...hwsim.client import connect
+from ...hwsim.client import ENDPOINT, TOKEN, connect
 from ...hwsim.simulators import SIMULATORS, load
 from ..architectures import example
 from ..architectures import names as model_names
@@ -42,4 +43,6 @@ def estimate(
 ) -> dict[str, Any]:
     """Ask a hardware simulator what some work costs; fields are those of its request."""
     request = validate(load(simulator.value).Request, fields)
-    return connect(models=example, model_names=model_names()).estimate(simulator.value, request).as_dict()
+    resources = {"models": example, "model_names": model_names()}
+    client = connect(os.environ.get(ENDPOINT), os.environ.get(TOKEN), **resources)
+    return client.estimate(simulator.value, request).as_dict()
