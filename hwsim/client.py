@@ -254,7 +254,9 @@ class RoutedClient:
 
     def _with(self, simulator: str) -> Client:
         if simulator not in self._clients:
-            raise HwsimError(f"simulator {simulator!r}: no endpoint is given for it; {choose(simulator, self._clients)}", "NOT_FOUND")
+            raise HwsimError(
+                f"simulator {simulator!r}: no endpoint is given for it; {choose(simulator, self._clients)}", "NOT_FOUND"
+            )
         return self._clients[simulator]
 
 
