@@ -93,7 +93,7 @@ class TrackingOptions(Options):
     """Where else rounds are reported, beside the run's own record: `[tracking]`."""
 
     mlflow: str | None = None
-    """An MLflow tracking URI."""
+    """An MLflow tracking URI; $MLFLOW_TRACKING_URI when absent."""
     tensorboard: bool = False
     """Write TensorBoard event files into the run directory."""
 

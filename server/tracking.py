@@ -6,6 +6,7 @@ A resumed run goes on in the tracker's same run, and its terminal status is the 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def trackers(spec: Experiment, record: Record) -> list[MlflowTracker | TensorboardTracker]:
-    """Make the trackers that `[tracking]` asks for.
+    """Make the trackers that `[tracking]` asks for; MLflow's own variable counts where that names no server.
 
     Raises
     ------
@@ -25,10 +26,11 @@ def trackers(spec: Experiment, record: Record) -> list[MlflowTracker | Tensorboa
         If a tracker's package is not installed.
     """
     asked = spec.tracking
+    mlflow = (asked and asked.mlflow) or os.environ.get("MLFLOW_TRACKING_URI")
     made: list[MlflowTracker | TensorboardTracker] = []
     try:
-        if asked is not None and asked.mlflow:
-            made.append(MlflowTracker(asked.mlflow, spec, record))
+        if mlflow:
+            made.append(MlflowTracker(mlflow, spec, record))
         if asked is not None and asked.tensorboard:
             made.append(TensorboardTracker(record))
     except ImportError as error:

@@ -95,6 +95,12 @@ def test_there_is_nothing_to_build_or_install_with(images):
     assert run("docker", "run", "--rm", "--network=none", images, "python", "-c", code).stdout == "[] None\n"
 
 
+def test_a_login_shell_finds_what_is_in_the_image(images):
+    """Ray's Kubernetes operator starts everything through one."""
+    found = run("docker", "run", "--rm", "--network=none", images, "bash", "-lc", "command -v ray fedcosim").stdout
+    assert found.split() == ["/opt/fedcosim/bin/ray", "/opt/fedcosim/bin/fedcosim"]
+
+
 def test_no_secret_is_on_a_command_line_or_in_the_image(service):
     secrets = [line.split("=", 1)[1] for line in service.composed.settings.read_text().splitlines() if "change-me" in line]
     assert len(secrets) == 2
