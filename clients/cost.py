@@ -13,7 +13,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
 from ..core.errors import SpecError
-from ..hwsim.client import CachedClient, Client, connect
+from ..hwsim.client import ENDPOINT, TOKEN, CachedClient, Client, connect
 from ..hwsim.roofline.simulator import RooflineRequest
 from ..hwsim.simulator import HwsimError
 from .accelerator import CrossbarHardware, Crossbars, Spent, without_crossbars
@@ -159,8 +159,8 @@ def _pricing(options: HardwareOptions, device: str, folder: str) -> _Pricing:
 @lru_cache(maxsize=4)
 def _client(endpoint: str | None, root_ca: str | None, patience_s: float, folder: str) -> Client:
     authority = Path(root_ca) if root_ca else None
-    token = os.environ.get("FEDCOSIM_HWSIM_TOKEN")
-    return CachedClient(connect(endpoint, token, authority, patience_s), Path(folder) if folder else None)
+    client = connect(endpoint or os.environ.get(ENDPOINT), os.environ.get(TOKEN), authority, patience_s)
+    return CachedClient(client, Path(folder) if folder else None)
 
 
 def _device(spec: Experiment, client: int) -> str:

@@ -56,7 +56,8 @@ class HardwareOptions(Options):
     neomem: NeoMemOptions | None = None
     """How memory is divided, and who moves pages: only with `memory = "neomem"`, where all of it has defaults."""
     endpoint: str | None = None
-    """`host:port` of `fedcosim hwsim serve`, which $FEDCOSIM_HWSIM_TOKEN is sent to; in the client's process when absent."""
+    """`host:port` of `fedcosim hwsim serve`, or `roofline=host:port,neomem=host:port` for one a service;
+    $FEDCOSIM_HWSIM_TOKEN is sent to it. $FEDCOSIM_HWSIM_ENDPOINT when absent; without that, in the client's process."""
     root_ca: str | None = None
     """PEM file; makes the connection to `endpoint` TLS."""
     patience_s: Annotated[float, Field(ge=0, le=3600)] = 30.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -17,14 +17,17 @@ from grpc_status import rpc_status
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from ..core.errors import SpecError
-from ..core.options import Options
+from ..core.options import Options, choose
 from .service import PACKAGE
 from .simulator import HwsimError, Job, Report
-from .simulators import Simulator, load
+from .simulators import SIMULATORS, Simulator, load
 from .wire import decode, encode, fingerprint
 
 if TYPE_CHECKING:
     from .neomem.traces import Trace
+
+ENDPOINT, TOKEN = "FEDCOSIM_HWSIM_ENDPOINT", "FEDCOSIM_HWSIM_TOKEN"
+"""Environment variables: which services a process asks where nothing else is said, and what it identifies itself with."""
 
 
 class Client(Protocol):
@@ -232,6 +235,34 @@ class CachedClient:
             return report
 
 
+class RoutedClient:
+    """Each simulator behind an endpoint of its own.
+
+    Parameters
+    ----------
+    clients : mapping of str to Client
+        Whom to ask, by the simulator's name.
+    """
+
+    def __init__(self, clients: Mapping[str, Client]) -> None:
+        self._clients = dict(clients)
+
+    def estimate(self, simulator: str, request: Options) -> Any:
+        """Ask the one that has the simulator."""
+        return self._with(simulator).estimate(simulator, request)
+
+    def upload(self, trace: Trace) -> str:
+        """Send the trace to whom requests to `neomem` go."""
+        return self._with("neomem").upload(trace)
+
+    def _with(self, simulator: str) -> Client:
+        if simulator not in self._clients:
+            raise HwsimError(
+                f"simulator {simulator!r}: no endpoint is given for it; {choose(simulator, self._clients)}", "NOT_FOUND"
+            )
+        return self._clients[simulator]
+
+
 def connect(
     endpoint: str | None = None,
     token: str | None = None,
@@ -241,14 +272,25 @@ def connect(
 ) -> Client:
     """Return simulators at an endpoint, or in this process if there is none.
 
+    Parameters
+    ----------
+    endpoint : str, optional
+        `host:port` of a service with all of them, or `roofline=host:port,neomem=host:port` for one a service.
+
     Raises
     ------
     SpecError
-        If the authority's certificate cannot be read.
+        If the authority's certificate cannot be read, or the endpoint names no simulator that there is.
     """
     if endpoint is None:
         return LocalClient(**resources)
     try:
-        return RemoteClient(endpoint, token, root_ca.read_bytes() if root_ca else None, patience_s=patience_s)
+        authority = root_ca.read_bytes() if root_ca else None
     except OSError as error:
         raise SpecError(f"{root_ca}: cannot be read ({error.strerror}); give a PEM file") from None
+    if "=" not in endpoint:
+        return RemoteClient(endpoint, token, authority, patience_s=patience_s)
+    routes = dict(part.strip().split("=", 1) for part in endpoint.split(",") if "=" in part)
+    if unknown := sorted(routes.keys() - SIMULATORS.keys()):
+        raise SpecError(f"endpoint {endpoint!r}: {unknown[0]!r} is no simulator; {choose(unknown[0], SIMULATORS)}")
+    return RoutedClient({name: RemoteClient(at, token, authority, patience_s=patience_s) for name, at in routes.items()})

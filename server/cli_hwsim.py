@@ -13,7 +13,7 @@ import typer
 
 from ..core.errors import SpecError
 from ..core.options import validate
-from ..hwsim.client import connect
+from ..hwsim.client import TOKEN, connect
 from ..hwsim.simulator import Report
 
 app = typer.Typer(no_args_is_help=True, help="Hardware simulators: serve them, ask them, measure this computer.")
@@ -31,7 +31,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Endpoint = Annotated[
     str | None, typer.Option("--endpoint", help="host:port of a service; in this process when absent.", show_default=False)
 ]
-TOKEN = "FEDCOSIM_HWSIM_TOKEN"
 Chart = Annotated[
     Path | None, typer.Option(help="Where a figure goes (.svg, .png, .pdf).", callback=_drawable, show_default=False)
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import os
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +23,15 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError
+from ray.exceptions import RayActorError, RayError
 
 from ..clients.compress import Wire
 from ..clients.state import StateRef, StateStore
-from ..clients.worker import ChunkReply, Job, Worker
-from ..core.errors import RunError, SpecError
+from ..clients.worker import ChunkReply, Job
+from ..core.errors import SpecError
 from ..core.records import lazy
+from .pool import Pool
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-START_TIMEOUT_S = 180
 QUEUED_PER_WORKER = 2  # one call in work, one waiting: a worker never idles for the driver
 LEAST_CHUNKS, LARGEST_CHUNK = 8, 16  # a small cohort still keeps eight workers busy; a lost chunk costs 16 clients at most
 INLINE_BYTES = 2**20  # replies up to this size travel with Ray's answer instead of through its object store
@@ -65,7 +64,7 @@ class RayGrid(Grid):
         Cost of a client, its training samples say; chunks are balanced by it. All equal when absent.
     average : bool
         Let workers average the train replies of a chunk. For strategies that use nothing but the weighted mean.
-    workers, retries, chunk : int
+    workers, resources, labels, retries, chunk
         See `EngineOptions`.
     wire : Wire, optional
         How models travel; uncompressed when absent.
@@ -83,6 +82,8 @@ class RayGrid(Grid):
         sizes: Sequence[int] | None = None,
         average: bool = False,
         workers: int | None = None,
+        resources: Mapping[str, float] | None = None,
+        labels: Mapping[str, str] | None = None,
         retries: int = 2,
         chunk: int | None = None,
         wire: Wire | None = None,
@@ -98,21 +99,8 @@ class RayGrid(Grid):
         self._pushed: dict[str, Message | None] = {}
         self._flights: list[_Flight] = []
         self.set_run(Run.create_empty(run_id))
-        cpus = int(ray.cluster_resources().get("CPU", 0))
-        self.num_workers = workers or max(cpus, 1)
-        if self.num_workers > cpus:
-            raise SpecError(f"engine.workers = {workers}: Ray has {cpus} CPUs here, a worker takes one; choose 1 to {cpus}")
-        actor: Any = ray.remote(num_cpus=1, max_restarts=-1, runtime_env={"env_vars": ONE_THREAD})(Worker)
         arguments = (client_app, dict(run_config), num_clients, str(state_root.resolve()), wire)
-        self._workers: list[Any] = [actor.remote(*arguments) for _ in range(self.num_workers)]
-        started = [worker.__ray_ready__.remote() for worker in self._workers]
-        ready, _ = ray.wait(started, num_returns=len(started), timeout=START_TIMEOUT_S)
-        if len(ready) < len(started):
-            self.close()
-            raise RunError(
-                f"engine.workers = {self.num_workers}: only {len(ready)} could be started within {START_TIMEOUT_S} s; "
-                f"{ray.available_resources().get('CPU', 0):.0f} of Ray's {cpus} CPUs are free"
-            )
+        self.pool = Pool(arguments, workers, resources, labels)
 
     def set_run(self, run: Run) -> None:
         """Set the run, and make this process the one that Flower's messages come from."""
@@ -144,6 +132,7 @@ class RayGrid(Grid):
             kept dying, or that had not replied after `timeout` seconds is a Flower error reply.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        self.pool.grow()
         flight = _Flight(self, list(messages), self.average)
         while not flight.done:
             yield from flight.advance(deadline)
@@ -168,7 +157,7 @@ class RayGrid(Grid):
 
     def hand(self, worker: int, content: ray.ObjectRef, chunks: list[list[Job]], average: bool) -> ray.ObjectRef:
         """Give chunks to one worker; return where its `ChunkReply`s will be."""
-        return self._workers[worker].handle.remote(content, chunks, self.generation + 1, average)
+        return self.pool[worker].handle.remote(content, chunks, self.generation + 1, average)
 
     def map(self, function: Callable[..., Any], items: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         """Spread server-side work over the workers: call `function` for every tuple of arguments.
@@ -184,15 +173,16 @@ class RayGrid(Grid):
             Results, in the order of `items`. A worker that dies costs a retry; what the function raises is raised here.
         """
         waiting = deque((number, item, 0) for number, item in enumerate(items))
-        idle = list(range(self.num_workers))
         in_work: dict[ray.ObjectRef, tuple[int, tuple[Any, ...], int, int]] = {}
         arrived: dict[int, Any] = {}
         turn = 0
         while waiting or in_work:
-            while waiting and idle:
-                (number, item, deaths), worker = waiting.popleft(), idle.pop()
-                in_work[self._workers[worker].compute.remote(function, item)] = (number, item, deaths, worker)
-            for ref in ray.wait(list(in_work))[0]:
+            busy = {worker for *_, worker in in_work.values()}
+            for worker in self.pool.present():
+                if waiting and worker not in busy:
+                    number, item, deaths = waiting.popleft()
+                    in_work[self.pool[worker].compute.remote(function, item)] = (number, item, deaths, worker)
+            for ref in self.pool.wait(list(in_work)):
                 number, item, deaths, worker = in_work.pop(ref)
                 try:
                     arrived[number] = ray.get(ref)
@@ -200,8 +190,7 @@ class RayGrid(Grid):
                     if deaths == self.retries:
                         raise
                     waiting.appendleft((number, item, deaths + 1))
-                    self.await_restart(worker)
-                idle.append(worker)
+                    self.pool.miss(worker)
             while turn in arrived:
                 yield arrived.pop(turn)
                 turn += 1
@@ -209,23 +198,6 @@ class RayGrid(Grid):
     def keep(self, states: Mapping[int, StateRef]) -> None:
         """Note client states of good replies; they count from the next `commit` on."""
         self._fresh |= states
-
-    def restart(self, workers: Iterable[int]) -> None:
-        """Kill worker processes; Ray starts them anew."""
-        for worker in workers:
-            ray.kill(self._workers[worker], no_restart=False)
-
-    def await_restart(self, worker: int) -> None:
-        """Wait for a worker that Ray is starting anew; until then calls to it fail at once."""
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            try:
-                ray.get(self._workers[worker].__ray_ready__.remote())
-                return
-            except ActorUnavailableError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
 
     def commit(self, dropped: Iterable[int] = ()) -> dict[int, StateRef]:
         """Make the client states of this round's good replies the ones that count; return all that count.
@@ -254,13 +226,7 @@ class RayGrid(Grid):
 
     def close(self) -> None:
         """Stop the workers."""
-        for worker in self._workers:
-            ray.kill(worker)
-        self._workers = []
-
-    def worker_pids(self) -> list[int]:
-        """Return the process ids of the workers (on their nodes)."""
-        return ray.get([worker.__ray_call__.remote(lambda _: os.getpid()) for worker in self._workers])
+        self.pool.close()
 
     def chunks(self, messages: list[Message]) -> list[list[Message]]:
         """Cut a cohort into chunks of balanced cost, largest first; a function of the cohort, whatever its order.
@@ -291,7 +257,7 @@ class _Flight:
         parts = [(messages, content) for content, group in contents for messages in grid.chunks(group)]
         self._waiting = deque(Chunk(turn, messages, content) for turn, (messages, content) in enumerate(parts))
         self._in_work: dict[ray.ObjectRef, tuple[list[Chunk], int]] = {}
-        self._queues: list[list[ray.ObjectRef]] = [[] for _ in range(grid.num_workers)]
+        self._queues: dict[int, list[ray.ObjectRef]] = defaultdict(list)  # by worker
         self._outstanding = [1] * len(parts)  # parts of a turn still to arrive: more than one once a chunk was split
         self._arrived: dict[int, list[tuple[int, list[Message]]]] = {}
         self._next = 0
@@ -305,7 +271,7 @@ class _Flight:
         """Hand out what can be handed out, wait for something to arrive, yield what is next in chunk order."""
         self._hand_out()
         wait = None if deadline is None else max(0.0, deadline - time.monotonic())
-        ready, _ = ray.wait(list(self._in_work), timeout=wait) if self._in_work else ([], [])
+        ready = self._grid.pool.wait(list(self._in_work), wait)
         for ref in ready:
             self._receive(ref)
         if not ready and expire and deadline is not None and time.monotonic() >= deadline:
@@ -316,8 +282,8 @@ class _Flight:
             self._next += 1
 
     def _hand_out(self) -> None:
-        while self._waiting:
-            worker = min(range(len(self._queues)), key=lambda i: len(self._queues[i]))
+        while self._waiting and (present := self._grid.pool.present()):
+            worker = min(present, key=lambda i: len(self._queues[i]))
             if len(self._queues[worker]) >= QUEUED_PER_WORKER or not (chunks := self._next_chunks()):
                 return
             jobs = [
@@ -335,8 +301,9 @@ class _Flight:
         Guided self-scheduling (Polychronopoulos and Kuck 1987): a call costs as much as a short chunk, and the last ones
         decide how evenly workers finish.
         """
-        fair_share = len(self._waiting) / (1.5 * len(self._queues))
-        end = self._next + 4 * QUEUED_PER_WORKER * len(self._queues)  # bounds what can arrive ahead of its turn
+        workers = len(self._grid.pool)
+        fair_share = len(self._waiting) / (1.5 * workers)
+        end = self._next + 4 * QUEUED_PER_WORKER * workers  # bounds what can arrive ahead of its turn
         taken: list[Chunk] = []
         while self._waiting and self._waiting[0].turn < end and len(taken) < fair_share:
             chunk = self._waiting[0]
@@ -353,7 +320,7 @@ class _Flight:
             replies: list[ChunkReply] = ray.get(ref)
         except RayError as error:
             if died := isinstance(error, RayActorError):
-                self._grid.await_restart(worker)
+                self._grid.pool.miss(worker)
             self._lose(worker, list(self._queues[worker]) if died else [ref], f"{type(error).__name__}: {error}")
             return
         del self._in_work[ref]
@@ -383,7 +350,7 @@ class _Flight:
 
     def _expire(self) -> None:
         """Answer for all that is late, and restart the workers that are still at it."""
-        self._grid.restart({worker for _, worker in self._in_work.values()})
+        self._grid.pool.restart({worker for _, worker in self._in_work.values()})
         for chunk in [*self._waiting, *(chunk for chunks, _ in self._in_work.values() for chunk in chunks)]:
             self._fail(chunk, "no reply in time (federation.timeout_s)")
         self._waiting.clear()

@@ -23,7 +23,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from ..clients.state import write_atomically
 from ..core.errors import FedcosimError, SpecError
-from .grid import ONE_THREAD
+from .pool import ONE_THREAD
 from .spec import parse
 from .store import ACTIVE, Experiment, Store, mirror
 from .store.mirror import ATTEMPT, URL

@@ -123,6 +123,8 @@ def _conduct(bench: Workbench, record: Record, listeners: Sequence[Listener]) ->
             sizes=bench.data.num_train.tolist(),
             average=spec.averages,
             workers=spec.engine.workers,
+            resources=spec.engine.resources,
+            labels=spec.engine.labels,
             retries=spec.engine.retries,
             chunk=spec.engine.chunk,
             wire=bench.wire,

@@ -29,6 +29,7 @@ from ..hwsim.devices import devices
 from ..strategies import STRATEGIES, StrategyOptions
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+EngineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # dots divide the names of fields in a run config
 
 
 class FederationOptions(Options):
@@ -68,7 +69,11 @@ class EngineOptions(Options):
     address: str = "local"
     """`local` starts Ray here; `auto` joins the cluster this computer is part of; `ray://host:port` another one."""
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Worker processes, one thread each; the CPUs Ray has when absent."""
+    """Worker processes, one thread each; when absent, the CPUs Ray has, and those of nodes that join later."""
+    resources: dict[EngineName, Annotated[float, Field(gt=0)]] | None = None
+    """Other Ray resources that a worker takes, such as `{ sensor = 1 }`: it runs where a node has them to give."""
+    labels: dict[EngineName, str] | None = None
+    """Ray labels that a worker's node must have, such as `{ data = "fashion-mnist" }` for those with the data at hand."""
     retries: Annotated[int, Field(ge=0)] = 2
     """How often work is handed out again after its worker process died."""
     chunk: Annotated[int, Field(ge=1)] | None = None
@@ -88,7 +93,7 @@ class TrackingOptions(Options):
     """Where else rounds are reported, beside the run's own record: `[tracking]`."""
 
     mlflow: str | None = None
-    """An MLflow tracking URI."""
+    """An MLflow tracking URI; $MLFLOW_TRACKING_URI when absent."""
     wandb: Annotated[str, Field(min_length=1)] | None = None
     """A project of Weights & Biases."""
     tensorboard: bool = False

@@ -6,31 +6,30 @@ A resumed run goes on in the tracker's same run, and its terminal status is the 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..core.errors import SpecError
 from .record import Record
 from .server_app import Listener
-from .spec import Experiment, flatten
+from .spec import Experiment, TrackingOptions, flatten
 
 log = logging.getLogger(__name__)
 
 
 def trackers(spec: Experiment, record: Record) -> list[Listener]:
-    """Make the trackers that `[tracking]` asks for.
+    """Make the trackers that `[tracking]` asks for; MLflow's own variable counts where that names no server.
 
     Raises
     ------
     SpecError
         If a tracker's package is not installed, or Weights & Biases does not know who asks.
     """
-    asked, made = spec.tracking, list[Listener]()
-    if asked is None:
-        return made
+    asked, made = spec.tracking or TrackingOptions(), list[Listener]()
     try:
-        if asked.mlflow:
-            made.append(MlflowTracker(asked.mlflow, spec, record))
+        if uri := asked.mlflow or os.environ.get("MLFLOW_TRACKING_URI"):
+            made.append(MlflowTracker(uri, spec, record))
         if asked.wandb:
             made.append(WandbTracker(asked.wandb, spec, record))
         if asked.tensorboard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...core.errors import FedcosimError
-from ...hwsim.client import Client, connect
+from ...hwsim.client import ENDPOINT, TOKEN, Client, connect
 from ..architectures import example
 from ..architectures import names as model_names
 from ..jobs import Jobs
@@ -30,8 +31,9 @@ SUMMARY = "Launch, watch and compare federated learning experiments, and ask wha
 
 
 def simulators() -> Client:
-    """Return the hardware simulators, in this process."""
-    return connect(models=example, model_names=model_names(), trained=Trained(), deadline_s=ESTIMATE_S)
+    """Return the hardware simulators: those that the environment names, or some in this process."""
+    here = {"models": example, "model_names": model_names(), "trained": Trained(), "deadline_s": ESTIMATE_S}
+    return connect(os.environ.get(ENDPOINT), os.environ.get(TOKEN), **here)
 
 
 @dataclass(frozen=True)

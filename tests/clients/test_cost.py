@@ -146,6 +146,14 @@ def test_or_leaves_it_at_an_unknown_cost(one_client, deaf_port):
     assert arrays == {key: array.data for key, array in alone.content["arrays"].items()}
 
 
+def test_where_a_spec_names_no_endpoint_the_environment_does(one_client, deaf_port, monkeypatch):
+    """An operator decides where the simulators of a cluster are; experiments that come over the network may not."""
+    monkeypatch.setenv("FEDCOSIM_HWSIM_ENDPOINT", f"roofline=127.0.0.1:{deaf_port}")
+    with pytest.raises(HwsimError) as error:
+        one_client(spec(PI, "hardware.patience_s=0.2")).ask(0)
+    assert error.value.code == "UNAVAILABLE"
+
+
 def test_an_authority_that_cannot_be_read_is_a_sentence(one_client, deaf_port):
     secret = spec(PI, f"hardware.endpoint='127.0.0.1:{deaf_port}'", "hardware.root_ca=nowhere.pem")
     with pytest.raises(SpecError, match=r"nowhere\.pem: cannot be read \(No such file"):

@@ -12,7 +12,7 @@ import pytest
 from asking import ask
 
 from fedcosim.core.errors import SpecError
-from fedcosim.hwsim.client import CachedClient, LocalClient, RemoteClient, connect
+from fedcosim.hwsim.client import CachedClient, LocalClient, RemoteClient, RoutedClient, connect
 from fedcosim.hwsim.roofline.simulator import RooflineRequest
 from fedcosim.hwsim.roofline.workload import Operator, Workload
 from fedcosim.hwsim.service import Host, Limits
@@ -186,3 +186,14 @@ def test_connect_is_local_without_an_endpoint_and_names_a_bad_certificate(tmp_pa
     assert isinstance(connect("127.0.0.1:1"), RemoteClient)
     with pytest.raises(SpecError, match=r"none\.pem: cannot be read"):
         connect("127.0.0.1:1", root_ca=tmp_path / "none.pem")
+
+
+def test_each_simulator_can_have_an_endpoint_of_its_own(host):
+    """One is asked where it is; one that is nowhere, or that there is not, is refused by name."""
+    routed = connect(f"roofline=127.0.0.1:{host().port}, reram=127.0.0.1:1")
+    assert isinstance(routed, RoutedClient)
+    assert routed.estimate("roofline", SMALL) == LocalClient().estimate("roofline", SMALL)
+    with pytest.raises(HwsimError, match="'neomem': no endpoint is given for it; choose one of roofline, reram"):
+        routed.estimate("neomem", SMALL)
+    with pytest.raises(SpecError, match="'rofline' is no simulator; did you mean 'roofline'"):
+        connect("rofline=127.0.0.1:1")

@@ -20,7 +20,8 @@ def test_mlflow_and_tensorboard_hold_the_rounds_of_a_resumed_run(runs, tmp_path,
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     spec = small("fedavg", "federation.rounds=2", f"tracking.mlflow='{uri}'", "tracking.tensorboard=true", "evaluate.every=1")
     folder = run(spec, runs)
-    resume(folder, resumable(folder, ["federation.rounds=3"]))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # which counts where a spec names none
+    resume(folder, resumable(folder, ["federation.rounds=3", "tracking.mlflow="]))
     lines = json.loads((folder / "result.json").read_text())["rounds"]
 
     client = MlflowClient(tracking_uri=uri)
