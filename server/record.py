@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-from ..clients.data import FederatedData
+from ..clients.data import FederatedData, MultimodalData
 from ..clients.fleet import Fleet
 from ..clients.state import StateRef, write_atomically
 from ..core.errors import RunError, SpecError, StateError
@@ -119,13 +119,13 @@ class Record:
             write_atomically(self.folder / "result.json", json.dumps(self.result, allow_nan=False).encode())
             self._saved = time.monotonic()
 
-    def add_partition(self, data: FederatedData) -> None:
+    def add_partition(self, data: FederatedData | MultimodalData) -> None:
         """Note who holds what, and how far one gets without learning anything from the images."""
         split = self.spec.evaluate.split
         baseline = data.majority_accuracy(split)
         held_out = getattr(data, f"num_{split}")
         self.result["final"]["majority_class"] = None if np.isnan(baseline).all() else float(np.nanmean(baseline))
-        self.result["partition"] = {"classes": data.classes, "train_label_counts": data.train_labels_histogram().tolist()}
+        self.result["partition"] = data.partition()
         self.result["clients"] = [
             {
                 "client": client,
@@ -151,7 +151,7 @@ class Record:
         line = {
             "round": outcome.round,
             "train_loss": metrics.pop("train_loss", None),
-            **(dict.fromkeys(ACCURACIES) if evaluation is None else evaluation.summary()),
+            **(dict.fromkeys(ACCURACIES) if evaluation is None else evaluation.summary() | evaluation.further()),
             "bytes_up": tally.bytes_up,
             "bytes_up_dense": tally.bytes_up_dense,
             "bytes_down": tally.bytes_down,
@@ -188,11 +188,21 @@ class Record:
     def _add_evaluation(self, evaluation: Evaluation, line: Mapping[str, Any]) -> None:
         clients = self.result["clients"]
         for i, client in enumerate(evaluation.clients):
-            clients[client] |= {"accuracy": evaluation.accuracy[i], "loss": evaluation.loss[i]}
+            known = {
+                key: None if math.isnan(value) else value
+                for key, value in (("accuracy", evaluation.accuracy[i]), ("loss", evaluation.loss[i]))
+            }
+            clients[client] |= known
         accuracy = {key: line[key] for key in ACCURACIES}
         unevaluated = len(clients) - len(evaluation.clients)
-        self.result["final"] |= evaluation.details()
+        self.result["final"] |= evaluation.details() | self._further(evaluation.further())
         self.result["final"] |= {**accuracy, "evaluated_round": line["round"], "unevaluated_clients": unevaluated}
+
+    def _further(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """Return a task's own figures, and as `<figure>_last3` their means over the last three evaluations."""
+        lines = [line for line in self.result["rounds"] if figures.keys() <= line.keys()]
+        smooth = {f"{key}_last3": float(np.mean([line[key] for line in lines[-3:]])) for key in figures}
+        return {**figures, **smooth}
 
     def progress(self) -> dict[str, Any]:
         """Return what `restore` needs: all of result.json that the spec and the data do not already say, by column."""
