@@ -1,7 +1,7 @@
 """A client of a multimodal federation: what it is asked to train and judge, and the workbench it does that on.
 
-Arrays on the server are named `<type>/<parameter>`; a client receives and returns those of its own type, without the prefix. What
-it borrows from other modalities comes in a record of its own, `aux`, and never goes back.
+Arrays on the server are named `<type>/<parameter>`; a client receives and returns those of its own type, without the prefix.
+What it borrows from other modalities comes in a record of its own, `aux`, and never goes back.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What a process keeps between messages of one experiment: its data, and models that are trained in place.
 
-A kind of task is a workbench: images to classify (here), modalities to match (`multimodal.py`). It says what the server needs to
-know to start, check, record and illustrate an experiment; the functions of the ClientApp find in it what they train and judge.
+A kind of task is a workbench: images to classify (here), modalities to match (`multimodal.py`). It says what the server needs
+to know to start, check, record and illustrate an experiment; the functions of the ClientApp find in it what they train and
+judge.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..core.errors import PayloadError, SpecError
 from ..core.records import array_record, layout, tensors
 from ..server.spec import Experiment, from_run_config
 from .compress import Wire
-from .data import FederatedData, federate
+from .data import DataOptions, FederatedData, federate
 from .models import initialise
 from .models.locality import split
 from .privacy import check_records
@@ -36,6 +37,7 @@ class Workbench:
     @cached_property
     def data(self) -> FederatedData:
         """The partitioned data set."""
+        assert isinstance(self.spec.data, DataOptions)
         return federate(self.spec.data, self.spec.federation.clients, self.spec.seed)
 
     @cached_property

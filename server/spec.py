@@ -17,7 +17,7 @@ import tomli_w
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from .. import compression
-from ..clients.data import MULTIMODAL, SOURCES, DataOptions, MultimodalOptions
+from ..clients.data import MULTIMODAL, DataOptions, MultimodalOptions
 from ..clients.fleet import HardwareOptions
 from ..clients.models import MODELS, ModelOptions
 from ..clients.models.towers import TowersOptions
@@ -26,7 +26,7 @@ from ..clients.tasks.classification import TrainOptions
 from ..clients.tasks.multimodal import MultimodalTrainOptions
 from ..compression import DownloadOptions, UploadOptions
 from ..core.errors import SpecError
-from ..core.options import Options, choose, sentences, validate
+from ..core.options import Options, sentences, validate
 from ..hwsim.devices import devices
 from ..strategies import STRATEGIES, StrategyOptions
 from ..strategies.typed import TypedOptions

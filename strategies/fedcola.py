@@ -1,15 +1,15 @@
-"""FedCola: uni-modal clients help multi-modal ones, though no sample and no task is shared.
+"""FedCola: uni-modal clients help multi-modal ones, though they share no sample and no task.
 
-Source: Sun et al., "Towards Multi-modal Transformers in Federated Learning", arXiv:2404.12467 (ECCV 2024), section 3. Each client type has
-a model. In every round a cohort of each type trains it on its own task; then
+Source: Sun et al., "Towards Multi-modal Transformers in Federated Learning", arXiv:2404.12467 (ECCV 2024), section 3. Each
+client type has a model. In every round a cohort of each type trains it on its own task; then
 
     collaborative aggregation   self-attention of a modality moves with all types that hold it (`collaboration.py`)
     compensation                all else moves by the type's own share, so that a model's layers keep pace
     complementary training      uni-modal clients train with gates to the other modalities' weights (`clients/models/gates.py`),
                                 which the server sends along and the upload has merged in
 
-What is borrowed comes from the uni-modal types of the other modalities, as in the published code; a type without such a partner trains
-without gates. The ablations and controls are settings; `fedavg-types`, `fediot-style` and `fedprox-types` are baselines by name.
+What is borrowed comes from the uni-modal types of the other modalities, as in the published code; a type without such a partner
+trains without gates. Ablations and controls are settings; `fedavg-types`, `fedprox-types`, `fediot-style` are baselines.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
+import numpy as np
 from flwr.app import RecordDict
 from pydantic import Field
 
@@ -55,7 +56,7 @@ class FedColaOptions(TypedOptions):
     share: Sharing = "attention"
     """Layers that types move together within a modality; `attention` is the paper's, the others are ablations."""
     compensation: Compensation = "all"
-    """Layers that move by the type's own share where they are not shared; `all` is the paper's. With share = "none" a control."""
+    """Layers that move by the type's own share where they are not shared; `all` is the paper's."""
     gates: Gated = "blocks"
     """Layers of uni-modal clients that have a gate; `none` switches complementary training off."""
     gate_lr: Annotated[float, Field(gt=0)] | None = None
@@ -106,12 +107,12 @@ class FedCola(Typed):
                 config["gate-lr"] = self.options.gate_lr
         return content
 
-    def _aux(self, name: str) -> dict[str, object]:
+    def _aux(self, name: str) -> dict[str, np.ndarray]:
         types, model = self.setting.types, self.setting.model
         assert isinstance(model, TowersOptions)
         if len(types[name].views) > 1:
             return {}
-        own, lenders = types[name].modalities, {}
+        own, lenders = types[name].modalities, dict[str, str]()
         for other, kind in types.items():
             if len(kind.views) == 1 and not kind.modalities & own:
                 lenders.setdefault(next(iter(kind.views)), other)

@@ -1,8 +1,8 @@
 """Strategies that keep one model for each client type: registration, cohorts, and who is sent what.
 
 Clients say of which type they are when they are asked who they are; nothing is inferred from their numbers. A cohort has
-`max(floor(r K), 1)` of a type's K clients (Sun et al., arXiv:2404.12467, published code), drawn from a stream of its own, so that
-leaving one type out does not change who is drawn of another.
+`max(floor(r K), 1)` of a type's K clients (Sun et al., arXiv:2404.12467, published code), drawn from a stream of its own, so
+that leaving one type out does not change who is drawn of another.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pydantic import Field
 from ..clients.data.silos import SiloType
 from ..clients.models.towers import TowersOptions, part_of
 from ..core.errors import RoundError, SpecError
-from ..core.records import WEIGHT_KEY, Layout, array_record, layout, view
+from ..core.records import WEIGHT_KEY, Layout, array_record, view
 from ..core.seeds import numpy_stream
-from .collaboration import Arrays, Collaboration, Reply
+from .collaboration import Collaboration, Reply
 from .options import Setting, StrategyOptions
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

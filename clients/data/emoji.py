@@ -1,10 +1,10 @@
 """Emoji as image-text pairs: four vendors draw the same concepts, and CLDR describes each in words.
 
-Read from npm's `emoji-datasource-twitter`, `-apple`, `-google` and `-facebook` (pictures of 64 x 64 pixels, categories) and
-`emojibase-data` (English labels and tags). Kept are the concepts that all chosen vendors draw, without skin tones, country flags
-and components, one of each label. They are split once: test concepts, pairs, and the rest, which uni-modal silos hold. Paired
-silos are one vendor's each, with pairs of their own. A caption is the label and a random part of the tags; test captions have
-all tags. Labels of uni-modal silos are the subcategories.
+Read from npm's `emoji-datasource-twitter`, `-apple`, `-google`, `-facebook` (pictures of 64 by 64 pixels, categories) and
+`emojibase-data` (English labels and tags). Kept are the concepts that all chosen vendors draw, without skin tones, country
+flags and components, one of each label. They are split once: test concepts, pairs, and the rest, which uni-modal silos hold.
+Paired silos are one vendor's each, with pairs of their own. A caption is the label and a random part of the tags; test captions
+have all tags. Labels of uni-modal silos are the subcategories.
 
 The pictures' licences differ (Twitter CC BY 4.0, Google Apache 2.0, Apple and Facebook all rights reserved): the packages are
 read where they are, and nothing of them is part of fedcosim.
@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
@@ -256,10 +256,10 @@ class _Maker:
             view = partial(_as_pictures, pool.images_NCHW)
             return shared_out(options, "image", pool.labels_N, view, self.seed), pool.classes
 
-        def view(vendor: Vendor, rows: np.ndarray) -> dict[str, np.ndarray]:
+        def drawn(vendor: Vendor, rows: np.ndarray) -> dict[str, np.ndarray]:
             return {"image": self._drawn(vendor, rows)}
 
-        styles = [(partial(view, vendor), partial(view, vendor)) for vendor in self.options.vendors]
+        styles = [(partial(drawn, vendor), partial(drawn, vendor)) for vendor in self.options.vendors]
         return self._in_domain(options, "image", styles), self.classes
 
     def _texts(self, options: TextSilos) -> tuple[list[Silo], int]:
@@ -271,15 +271,15 @@ class _Maker:
 
             return shared_out(options, "text", labels_N, gloss, self.seed), len(wordnet.CLASSES)
 
-        def view(writer: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        def caption(writer: int, rows: np.ndarray) -> dict[str, np.ndarray]:
             return {"text": self._captions(rows, [self.options.captions + writer])}
 
         def full(rows: np.ndarray) -> dict[str, np.ndarray]:
             return {"text": self._full_captions(rows)}
 
-        return self._in_domain(options, "text", [(partial(view, writer), full) for writer in range(WRITERS)]), self.classes
+        return self._in_domain(options, "text", [(partial(caption, writer), full) for writer in range(WRITERS)]), self.classes
 
-    def _in_domain(self, options: LabelledOptions, kind: str, styles: list[tuple[Show, Show]]) -> list[Silo]:
+    def _in_domain(self, options: LabelledOptions, kind: str, styles: Sequence[tuple[Show, Show]]) -> list[Silo]:
         """Return silos of the concepts that nobody has in pairs: silo i sees style i, modulo styles, of one part of them."""
         parts = math.ceil(options.silos / len(styles))
         train, test = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt
@@ -59,14 +59,18 @@ def shared_out(
             f"data.{kind}.train = {options.train}: {options.silos} silos need {needed} samples, there are {len(rows)}; "
             "ask for fewer samples or silos"
         )
-    sharing: dict[str, Any] = {"partition": "iid" if options.alpha is None else "dirichlet", "alpha": options.alpha}
-    sizes = {"train_per_client": options.train, "validation_per_client": 0, "test_per_client": options.test}
-    shares = DataOptions.model_construct(**sharing, **sizes)  # a partition asks nothing of the source
+    shares = DataOptions.model_construct(  # a partition asks nothing of the source, so none is named
+        partition="iid" if options.alpha is None else "dirichlet",
+        alpha=options.alpha,
+        train_per_client=options.train,
+        test_per_client=options.test,
+    )
     parts = partition(shares, labels_N[rows], options.silos, seed)
     silos = []
     for number, part in enumerate(parts):
         train, _, test = split(shares, part, number, seed)
-        silos.append(silo(options, kind, number, *(samples(rows[chosen], labels_N, view) for chosen in (train, test)), seed))
+        held, judged = (samples(rows[chosen], labels_N, view) for chosen in (train, test))
+        silos.append(silo(options, kind, number, held, judged, seed))
     return silos
 
 

@@ -26,12 +26,11 @@ from torch import Tensor
 
 from ...core.errors import DataError
 from ...core.options import Options, Registry
-from ..state import write_atomically
 from .cache import place
 from .silos import Pixels, SiloType, Tokens, View, named
 
 FORMAT = 1
-LEAST_GALLERY = 10  # recall among the first ten must not be certain
+LEAST_GALLERY = 11  # recall among the first ten must not be certain
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,6 @@ class Federation:
             Naming the client, the array, and what is wrong.
         """
         types = named(self.types)
-        for name in types.keys() - {silo.type for silo in self.silos}:
-            raise DataError(f"type {name!r}: no client is of this type")
         for client, silo in enumerate(self.silos):
             if silo.type not in types:
                 raise DataError(f"client {client}: type {silo.type!r} is unknown; choose one of {', '.join(types)}")
@@ -123,6 +120,8 @@ class Federation:
             for part in ("train", "test"):
                 _check_samples(getattr(silo, part), kind, f"client {client}, {part}")
             _check_sizes(client, silo, kind)
+        for name in types.keys() - {silo.type for silo in self.silos}:
+            raise DataError(f"type {name!r}: no client is of this type")
         paired = next((kind for kind in self.types if len(kind.views) > 1), None)
         if self.public is not None and paired is not None:
             _check_samples(self.public, paired, "public pairs")
@@ -153,7 +152,7 @@ def _check_samples(samples: Samples, kind: SiloType, where: str) -> None:
     labels_N = samples.labels_N
     if (labels_N is None) != (kind.classes == 0):
         raise DataError(f"{where}: {'labels are missing' if kind.classes else 'there are labels, but no classes'}")
-    if labels_N is not None and len(labels_N) and not (0 <= labels_N.min() and labels_N.max() < kind.classes):
+    if labels_N is not None and len(labels_N) and not (labels_N.min() >= 0 and labels_N.max() < kind.classes):
         raise DataError(f"{where}: labels run from {labels_N.min()} to {labels_N.max()}; choose 0 to {kind.classes - 1}")
 
 
@@ -164,7 +163,7 @@ def _check_view(array: np.ndarray, view: View, where: str) -> None:
         return
     if array.ndim != 3 or array.shape[2] != view.length or array.dtype.kind not in "iu":
         raise DataError(f"{where}: {array.dtype}{list(array.shape)}; token ids of shape N, texts, {view.length} are needed")
-    if array.size and not (0 <= array.min() and array.max() < view.vocabulary):
+    if array.size and not (array.min() >= 0 and array.max() < view.vocabulary):
         raise DataError(f"{where}: token {array.max() if array.min() >= 0 else array.min()}; choose 0 to {view.vocabulary - 1}")
     if array.size and not array.any(axis=2).all():
         raise DataError(f"{where}: sample {np.argwhere(~array.any(axis=2))[0][0]} has an empty text")
@@ -319,6 +318,8 @@ def store(federation: Federation, path: Path) -> MultimodalData:
     DataError
         If its arrays are not what its types promise, or the file cannot be written.
     """
+    from ..state import write_atomically  # brings Flower with it, which who opens data does not need
+
     federation.check()
     parts = {f"{c}/{part}/": getattr(silo, part) for c, silo in enumerate(federation.silos) for part in ("train", "test")}
     if federation.public is not None:

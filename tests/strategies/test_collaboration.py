@@ -1,4 +1,4 @@
-"""FedCola's server: exact means, shares as the paper has them, and nothing crosses from one type to another but what is shared."""
+"""FedCola's server: exact means, shares as the paper has them, and nothing crosses between types but what is shared."""
 
 from __future__ import annotations
 
@@ -100,8 +100,9 @@ def test_the_order_of_replies_changes_nothing(order):
     state = start()
     replies = [reply(c, kind, 10 + c, state) for c, kind in enumerate(["image", "image", "text", "image+text", "image"])]
     one, other = (Collaboration(TYPES).merged(state, [replies[i] for i in r]) for r in (range(5), order))
-    for kind, key in ((kind, key) for kind in state for key in state[kind]):
-        np.testing.assert_array_equal(one[kind][key], other[kind][key])
+    for kind, arrays in state.items():
+        for key in arrays:
+            np.testing.assert_array_equal(one[kind][key], other[kind][key])
 
 
 def test_clients_that_return_what_they_got_move_nothing():
@@ -160,9 +161,10 @@ def test_text_never_enters_an_image_tower(round_):
         Reply(r.client, r.type, r.examples, {k: x + 9 for k, x in r.arrays.items()}) if r.type == "text" else r for r in replies
     ]
     new = Collaboration(TYPES, share="towers").merged(state, bad)
-    for kind, key in ((kind, key) for kind in ("image", "image+text") for key in state[kind]):
-        if part_of(key).modality != "text":
-            np.testing.assert_array_equal(new[kind][key], clean[kind][key])
+    for kind in ("image", "image+text"):
+        for key in state[kind]:
+            if part_of(key).modality != "text":
+                np.testing.assert_array_equal(new[kind][key], clean[kind][key])
 
 
 @pytest.mark.parametrize(("share", "crossing"), [("mlp", {"mlp"}), ("blocks", {"attention", "mlp", "norm"})])

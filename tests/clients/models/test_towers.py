@@ -1,4 +1,4 @@
-"""The modality-agnostic transformer: equal towers for all types, an explicit map of its layers, gates that change nothing at 0."""
+"""The modality-agnostic transformer: equal towers for all types, an explicit map of layers, gates that change nothing at 0."""
 
 from __future__ import annotations
 
