@@ -151,7 +151,7 @@ class Record:
         line = {
             "round": outcome.round,
             "train_loss": metrics.pop("train_loss", None),
-            **(dict.fromkeys(ACCURACIES) if evaluation is None else evaluation.summary() | evaluation.further()),
+            **(dict.fromkeys(ACCURACIES) if evaluation is None else evaluation.summary()),
             "bytes_up": tally.bytes_up,
             "bytes_up_dense": tally.bytes_up_dense,
             "bytes_down": tally.bytes_down,
@@ -166,6 +166,8 @@ class Record:
         if tally.left_out:
             line["left_out"] = [{"client": client, "reason": reason} for client, reason in sorted(tally.left_out)]
         line |= _compressed(tally)
+        if evaluation is not None and (figures := evaluation.further()):
+            line["figures"] = figures
         self.result["rounds"].append(line)
         for client in tally.replied:
             self.result["clients"][client]["rounds"] += 1
@@ -195,14 +197,15 @@ class Record:
             clients[client] |= known
         accuracy = {key: line[key] for key in ACCURACIES}
         unevaluated = len(clients) - len(evaluation.clients)
-        self.result["final"] |= evaluation.details() | self._further(evaluation.further())
+        self.result["final"] |= evaluation.details() | self._smoothed()
         self.result["final"] |= {**accuracy, "evaluated_round": line["round"], "unevaluated_clients": unevaluated}
 
-    def _further(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """Return a task's own figures, and as `<figure>_last3` their means over the last three evaluations."""
-        lines = [line for line in self.result["rounds"] if figures.keys() <= line.keys()]
-        smooth = {f"{key}_last3": float(np.mean([line[key] for line in lines[-3:]])) for key in figures}
-        return {**figures, **smooth}
+    def _smoothed(self) -> dict[str, float]:
+        """Return the task's own figures of the last evaluation, and of sums of recalls the mean of the last three."""
+        lines = [line["figures"] for line in self.result["rounds"] if "figures" in line][-3:]
+        latest = lines[-1] if lines else {}
+        sums = [key for key in latest if key.startswith("retrieval_sum")]
+        return latest | {f"{key}_last3": float(np.mean([line[key] for line in lines])) for key in sums}
 
     def progress(self) -> dict[str, Any]:
         """Return what `restore` needs: all of result.json that the spec and the data do not already say, by column."""

@@ -287,7 +287,7 @@ class MultimodalData:
             name: {"modalities": list(kind.views), "classes": kind.classes, "clients": self.type_of.count(name)}
             for name, kind in self.types.items()
         }
-        return {"types": types, "type_of": self.type_of, "examples": self.examples}
+        return {"types": types, "type_of": self.type_of, "examples": self.examples, "notes": self.notes}
 
 
 def _type(name: str, classes: int, views: Mapping[str, Mapping[str, Any]]) -> SiloType:
