@@ -19,15 +19,22 @@ from ..core.errors import PayloadError, SpecError
 from ..core.records import WEIGHT_KEY, array_record, tensors
 from ..core.seeds import seed_globals, torch_stream
 from .data import MultimodalData, MultimodalOptions, gather
+from .data.multimodal import Samples
 from .data.silos import SiloType
 from .models.gates import attach, merge
 from .models.towers import Towers, TowersOptions
+from .tasks import contrast
 from .tasks import multimodal as task
+from .tasks.contrast import Contrast
 from .tasks.multimodal import Extras, MultimodalTrainOptions
 from .workbench import Workbench, arrays_of, client_of, config_of
 
 AUX = "aux"
 """The record of a message with weights of other modalities that a client borrows."""
+PUBLIC = "public"
+"""The record of a message with the server's features of public pairs."""
+FEATURES = "public.features"
+"""The array of an update with the client's own."""
 
 
 class MultimodalBench(Workbench):
@@ -122,6 +129,8 @@ def train(bench: Workbench, message: Message, context: Context) -> Message:
     model = bench.load_type(kind, arrays_of(message))
     path = ("train", number, client)
     seed_globals(bench.spec.seed, *path)
+    received = _contrast(message, bench)
+    before_PD = contrast.own_features(model, received[0]) if received else torch.empty(0)
     gates = []
     if AUX in message.content:
         (tower,) = model.towers.values()
@@ -136,9 +145,24 @@ def train(bench: Workbench, message: Message, context: Context) -> Message:
         for tower in model.towers.values() if gates else ():
             merge(tower)
     metrics = MetricRecord({WEIGHT_KEY: bench.data.examples[client], "train_loss": loss})
+    arrays = model.state_dict()
+    if received:
+        contrast.fit(model, received[0], before_PD, received[1], options.in_round(number), random)
+        arrays[FEATURES] = contrast.own_features(model, received[0])
     if gates:
         metrics["gate"] = float(torch.cat([gate.g_K.detach().abs() for gate in gates]).mean())
-    return Message(RecordDict({"arrays": array_record(model.state_dict()), "metrics": metrics}), reply_to=message)
+    return Message(RecordDict({"arrays": array_record(arrays), "metrics": metrics}), reply_to=message)
+
+
+def _contrast(message: Message, bench: MultimodalBench) -> tuple[Samples, Contrast] | None:
+    """Return the public pairs and how to contrast with the server's features of them, where it sent such."""
+    if PUBLIC not in message.content:
+        return None
+    config, public = config_of(message), bench.data.public
+    if public is None:
+        raise PayloadError("features of public pairs were received, but there are no such pairs (data.public)")
+    how = float(config["contrast"]), float(config["contrast-temperature"])  # type: ignore[arg-type]
+    return public, Contrast(tensors(message.content.array_records[PUBLIC]), *how)
 
 
 def evaluate(bench: Workbench, message: Message, context: Context) -> Message:

@@ -33,6 +33,7 @@ STRATEGIES: Registry[StrategyOptions] = Registry(
         "fedcola": "strategies.fedcola:FedColaOptions",
         "fedavg-types": "strategies.fedcola:FedAvgTypesOptions",
         "fedprox-types": "strategies.fedcola:FedProxTypesOptions",
+        "creamfl-like": "strategies.creamfl:CreamFlLikeOptions",
         "fediot-style": "strategies.fedcola:FedIotStyleOptions",
     },
 )

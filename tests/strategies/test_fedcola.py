@@ -30,6 +30,7 @@ from fedcosim.server.report import record_schema
 from fedcosim.server.rounds import Rounds
 from fedcosim.server.run import resumable, resume, run
 from fedcosim.server.server_app import roster, setting
+from fedcosim.strategies.creamfl import ensemble
 from fedcosim.strategies.fedcola import FedColaOptions
 from fedcosim.strategies.options import Setting
 
@@ -391,3 +392,45 @@ def test_checkpoints_hold_every_types_arrays(finished):
     arrays = Checkpoints(finished).latest().arrays
     assert {key.partition("/")[0] for key in arrays} == {"image+text", "image", "text"}
     assert all(torch.isfinite(tensor).all() for tensor in tensors(arrays).values())
+
+
+CREAM = ("strategy.name=creamfl-like", "data.public=12")
+
+
+def test_creamfls_features_travel_and_are_counted(data_cache):
+    """Public pairs are an extra: their number is in the record, their features in the bytes of both directions."""
+    cream, plain = Federation(*CREAM), Federation("strategy.name=fedavg-types", "data.public=12")
+    outcomes = [next(f.rounds().run(f.arrays)) for f in (cream, plain)]
+    assert outcomes[0].tally.failed == []
+    sent = {cream.type_of(m): set(m.content.array_records) for m in cream.messages()}
+    assert sent == {"image+text": {"arrays"}, "image": {"arrays", "public"}, "text": {"arrays", "public"}}
+    features = 12 * 16 * 4
+    assert outcomes[0].tally.bytes_up - outcomes[1].tally.bytes_up == pytest.approx(4 * features, rel=0.3)
+    assert outcomes[0].tally.bytes_down - outcomes[1].tally.bytes_down == pytest.approx(4 * 2 * features, rel=0.3)
+    assert outcomes[0].metrics["public_pairs"] == 12
+    assert outcomes[0].metrics["distillation_loss"] > 0
+    key = "image+text/towers.image.blocks.0.mlp.up.weight"
+    assert outcomes[0].arrays[key].data != outcomes[1].arrays[key].data
+
+
+def test_creamfl_without_its_losses_is_fedavg_for_the_paired_model(data_cache):
+    cream = Federation(*CREAM, "strategy.contrast=0", "strategy.distil=0")
+    plain = Federation("strategy.name=fedavg-types", "data.public=12")
+    mine, theirs = (next(f.rounds().run(f.arrays)).arrays for f in (cream, plain))
+    for key in mine:
+        np.testing.assert_allclose(mine[key].numpy(), theirs[key].numpy(), atol=1e-7)
+
+
+def test_the_ensemble_weights_clients_pair_by_pair_by_how_well_they_match():
+    """A client that matches a pair counts for it, one that mismatches hardly; equal clients give their feature."""
+    others = torch.eye(4) * 9
+    good, bad = torch.eye(4), torch.eye(4).roll(1, 0)
+    np.testing.assert_allclose(ensemble(torch.stack([good, good]), others), good, atol=1e-6)
+    np.testing.assert_allclose(ensemble(torch.stack([good, bad]), others), good, atol=1e-3)
+    mixed = torch.cat([good[:2], bad[2:]]), torch.cat([bad[:2], good[2:]])
+    np.testing.assert_allclose(ensemble(torch.stack(mixed), others), good, atol=1e-3)
+
+
+def test_creamfl_without_public_pairs_is_refused(data_cache):
+    with pytest.raises(SpecError, match=r"data.public = 0: strategy 'creamfl-like' needs public pairs"):
+        Federation("strategy.name=creamfl-like")
