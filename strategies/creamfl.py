@@ -3,8 +3,8 @@
 Source: Yu et al., "Multimodal Federated Learning via Contrastive Representation Ensemble", arXiv:2302.08888 (ICLR 2023), as
 FedCola's published code arranges it for client types: models are averaged within types; the server embeds the public pairs with
 the paired model and sends the features along; clients of one modality contrast with them (`clients/tasks/contrast.py`) and send
-features of their own; the server weights these, pair by pair, by how well each finds the true match, and the paired model learns
-the weighted sum.
+features of their own; the server weights these, pair by pair, by how well each finds the true match, and the paired model
+learns the weighted sum.
 
 Ours, and why it is called *like*: every type has the same towers, so features need no projection; the server's learning rate
 and passes suit a small model. **The public pairs are an assumption that the other strategies here do not make**: `data.public`
@@ -150,8 +150,8 @@ class CreamFlLike(Typed):
 def ensemble(features_CPD: Tensor, others_PD: Tensor) -> Tensor:
     """Return the weighted sum of clients' features of each pair (section 3.3, eqs. 3-4).
 
-    A client's weight for a pair is the softmax, over clients, of the log-probability that its feature picks the true match among
-    the other modality's global features.
+    A client's weight for a pair is the softmax, over clients, of the log-probability that its feature picks the true match
+    among the other modality's global features.
 
     Returns
     -------

@@ -86,9 +86,13 @@ class FedIotStyleOptions(FedColaOptions):
 
     name: Literal["fediot-style"] = "fediot-style"  # type: ignore[assignment]
     share: Sharing = "blocks"
+    """Layers that types move together within a modality."""
     compensation: Compensation = "none"
+    """Layers that move by the type's own share where they are not shared."""
     gates: Gated = "none"
+    """Layers of uni-modal clients that have a gate."""
     paired_weight: Annotated[float, Field(gt=0)] = 100.0
+    """Factor on the sample counts of types with several modalities, when types are weighted against each other."""
 
 
 class FedCola(Typed):

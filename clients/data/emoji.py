@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, MinLen
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from ...core.errors import DataError
 from ...core.seeds import numpy_stream
@@ -53,12 +53,27 @@ class ImageSilos(LabelledOptions):
     source: Literal["emoji", "cifar10", "fashion-mnist", "mnist"] = "emoji"
     """`emoji`: concepts that nobody has in pairs, each silo one vendor's drawings of a part of them."""
 
+    @model_validator(mode="after")
+    def _concepts_are_not_partitioned(self) -> ImageSilos:
+        _refuse_alpha(self)
+        return self
+
 
 class TextSilos(LabelledOptions):
     """Clients with labelled texts only."""
 
     source: Literal["emoji", "wordnet"] = "emoji"
     """`emoji`: captions of concepts that nobody has in pairs; `wordnet`: noun definitions, by subject field."""
+
+    @model_validator(mode="after")
+    def _concepts_are_not_partitioned(self) -> TextSilos:
+        _refuse_alpha(self)
+        return self
+
+
+def _refuse_alpha(silos: ImageSilos | TextSilos) -> None:
+    if silos.source == "emoji" and silos.alpha is not None:
+        raise ValueError(f"alpha = {silos.alpha}: source = 'emoji' shares out concepts, not labels; leave alpha out")
 
 
 class EmojiOptions(MultimodalOptions):

@@ -1,7 +1,8 @@
 """CreamFL's local contrast: a client of one modality moves towards what the server makes of public pairs.
 
 Source: Yu et al., "Multimodal Federated Learning via Contrastive Representation Ensemble", arXiv:2302.08888 (ICLR 2023),
-section 3.2, and its published code. For public pair p, own feature z_p, global features G of the pairs in both modalities, all of unit length:
+section 3.2, and its published code. For public pair p, own feature z_p, global features G of the pairs in both modalities, all
+of unit length:
 
     inter   cross-entropy of softmax over j of  z_p . G_other,j / T  at j = p
     intra   cross-entropy of softmax over {G_own,p ; z_p before the round}  of  z_p . {} / T  at the first   (as MOON)

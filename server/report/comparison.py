@@ -181,7 +181,7 @@ def comparison_tables(compared: Comparison) -> list[Table]:
         ("run", "method", *_heads(RETRIEVAL_FIGURES)),
         [(r.id, r.group, *_cells(r, RETRIEVAL_FIGURES)) for r in compared.rows],
         text_columns=2,
-        note="Recalls at 1, 5 and 10, both ways, added, in percentage points: mean of the last three evaluations, and the last. "
+        note="Recalls at 1, 5 and 10, both ways, added, in percentage points: mean of the last three evaluations, and last. "
         "Means over clients with several modalities, each in its own gallery.",
     )
     costs = Table(
