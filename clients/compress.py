@@ -27,7 +27,7 @@ from ..core.records import Layout, array_bytes, array_record, of_kind, tensors, 
 from ..core.seeds import torch_stream
 
 if TYPE_CHECKING:
-    from .client_app import Workbench
+    from .workbench import Workbench
 
 BLOB = "fedcosim.encoded"  # the one array of an encoded model
 UPLOADED = "fedcosim.upload"  # the record of a reply that says what encoding it cost and lost
@@ -148,7 +148,7 @@ class Wire:
 
 def compress(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Flower mod: decode what the client was sent, let it work, encode its update."""
-    from .client_app import workbench
+    from .workbench import workbench
 
     bench = workbench(context)
     message.content = bench.wire.opened(message.content)
@@ -172,7 +172,7 @@ def _encode(bench: Workbench, codec: Codec, sent: RecordDict, content: RecordDic
             generator=torch_stream(bench.spec.seed, "upload", *path),
             calibration=_calibration(bench, *path) if codec.needs_calibration else None,
             state=tensors(kept) if isinstance(kept, ArrayRecord) else {},
-            buffers=frozenset(key for key, _ in bench.model.named_buffers()),
+            buffers=bench.buffers,
         ),
     )
     content[name] = _sealed(encoded.blob)

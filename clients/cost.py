@@ -57,7 +57,7 @@ UNKNOWN = Cost(*[float("nan")] * len(fields(Cost)))
 
 def price(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Let the client work, and say what it would have cost."""
-    from .client_app import workbench
+    from .workbench import workbench
 
     spec = workbench(context).spec
     if spec.hardware is None or not message.metadata.message_type.startswith("train"):

@@ -14,7 +14,10 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
+from fedcosim.clients.data import MULTIMODAL
 from fedcosim.clients.models import MODELS
+from fedcosim.clients.tasks.classification import TrainOptions
+from fedcosim.clients.tasks.multimodal import MultimodalTrainOptions
 from fedcosim.compression import CODECS
 from fedcosim.core.options import Options, Registry
 from fedcosim.server.spec import Experiment
@@ -45,6 +48,12 @@ def page() -> str:
             section = schema["$defs"][sections[0]]
             parts += [f"## `[{name}]`\n", *_section(section, schema, name in schema["required"])]
             parts += _subsections(name, section["properties"], schema, "###")
+        if name == "data":
+            parts += _multimodal()
+        if name == "train":
+            own = MultimodalTrainOptions.model_json_schema()
+            more = {key: field for key, field in own["properties"].items() if key not in TrainOptions.model_fields}
+            parts += ['With multimodal data (`data.source = "emoji"`), `[train]` accepts these, too:\n', _table(more, own)]
         if name == "upload":
             parts += _codecs()
     return "\n".join(parts)
@@ -71,6 +80,18 @@ def _subsections(section: str, fields: Mapping[str, Any], schema: Mapping[str, A
             yield f"{heading} `[{section}.{key}]`\n"
             yield f"{field.get('description', '')}\n"
             yield from _section(schema["$defs"][sections[0]], schema, required=False)
+
+
+def _multimodal() -> Iterator[str]:
+    """Document the sources of data of several modalities, which have fields of their own."""
+    for name in MULTIMODAL.names():
+        options = MULTIMODAL.options(name)
+        schema = options.model_json_schema()
+        fields = {key: field for key, field in schema["properties"].items() if key != MULTIMODAL.key}
+        yield f'### `source = "{name}"`\n'
+        yield f"{(getdoc(options) or '').splitlines()[0]} These are all its fields.\n"
+        yield _table(fields, schema)
+        yield from _subsections("data", fields, schema, "####")
 
 
 def _codecs() -> Iterator[str]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..clients.client_app import Workbench
-from ..clients.data import FederatedData
+from ..clients.data import DataOptions, FederatedData
 from ..clients.models import initialise
 from ..clients.state import write_atomically
 from ..clients.tasks import classification
@@ -199,6 +199,7 @@ def membership(folder: Path, spec: Experiment, data: FederatedData, test: Sample
     for name, tensor in _read(folder, "uploads.safetensors").items():
         number, _, key = name.partition("/")
         uploads.setdefault(int(number), {})[key] = tensor
+    assert isinstance(spec.data, DataOptions)
     differs = spec.data.transform == "domains" or spec.data.partition == "natural"
     auc = {}
     for client, weights in sorted(uploads.items()):

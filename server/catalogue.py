@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..clients.data import SOURCES, DataOptions
+from ..clients.data import MULTIMODAL, SOURCES, DataOptions
 from ..clients.data.options import fields_of
 from ..clients.data.source import source
 from ..clients.models import MODELS
@@ -34,7 +34,14 @@ def _sources() -> list[Entry]:
     return [
         {"name": name, "summary": summary, "options": {key: options[key] for key in fields_of(name)}}
         for name, summary in summaries.items()
+    ] + [
+        {"name": entry["name"], "summary": entry["summary"], "options": _without(entry["options"], MULTIMODAL.key)}
+        for entry in _registered(MULTIMODAL)
     ]
+
+
+def _without(options: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != key}
 
 
 def _devices() -> list[Entry]:

@@ -25,6 +25,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(hwsim, name="hwsim")
 add_to(app)
 app.command()(reliability)
+data = typer.Typer(no_args_is_help=True, help="Data sets on this computer.")
+app.add_typer(data, name="data")
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field of the spec; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
@@ -191,6 +193,17 @@ def list_(
         fields = [f"{name} = {field['default']!r}" if "default" in field else name for name, field in entry["options"].items()]
         table.add_row(*map(Text, (entry["name"], entry["summary"], ", ".join(fields))))
     stdout.print(table)
+
+
+@data.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="emoji, wordnet, cifar10, mnist or fashion-mnist.")],
+    to: Annotated[Path | None, typer.Option("--to", help="Folder in which the set's folder is made; $FEDCOSIM_DATA.")] = None,
+) -> None:
+    """Download a data set with this computer's npm or apt-get, check it, and put it where experiments look for it."""
+    from ..clients.data import fetch as fetching
+
+    stdout.print(str(fetching.fetch(name, to)), soft_wrap=True)
 
 
 def _show(folder: Path, as_json: bool) -> None:

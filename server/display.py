@@ -99,8 +99,9 @@ class LiveDisplay:
 def _cells(line: Mapping[str, Any]) -> list[str]:
     accuracy = "-" if line["accuracy_mean"] is None else f"{100 * line['accuracy_mean']:.1f} %"
     loss = "-" if line["train_loss"] is None else f"{line['train_loss']:.4f}"
+    recalls = line.get("figures", {}).get("retrieval_sum_1_5_10")
     return [
-        f"accuracy {accuracy}",
+        f"accuracy {accuracy}" if recalls is None else f"accuracy {accuracy}, recalls {100 * recalls:.1f}",
         f"loss {loss}",
         f"up {human_bytes(line['bytes_up'])}",
         f"down {human_bytes(line['bytes_down'])}",

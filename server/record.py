@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-from ..clients.data import FederatedData
+from ..clients.data import FederatedData, MultimodalData
 from ..clients.fleet import Fleet
 from ..clients.state import StateRef, write_atomically
 from ..core.errors import RunError, SpecError, StateError
@@ -119,13 +119,13 @@ class Record:
             write_atomically(self.folder / "result.json", json.dumps(self.result, allow_nan=False).encode())
             self._saved = time.monotonic()
 
-    def add_partition(self, data: FederatedData) -> None:
+    def add_partition(self, data: FederatedData | MultimodalData) -> None:
         """Note who holds what, and how far one gets without learning anything from the images."""
         split = self.spec.evaluate.split
         baseline = data.majority_accuracy(split)
         held_out = getattr(data, f"num_{split}")
         self.result["final"]["majority_class"] = None if np.isnan(baseline).all() else float(np.nanmean(baseline))
-        self.result["partition"] = {"classes": data.classes, "train_label_counts": data.train_labels_histogram().tolist()}
+        self.result["partition"] = data.partition()
         self.result["clients"] = [
             {
                 "client": client,
@@ -166,6 +166,8 @@ class Record:
         if tally.left_out:
             line["left_out"] = [{"client": client, "reason": reason} for client, reason in sorted(tally.left_out)]
         line |= _compressed(tally)
+        if evaluation is not None and (figures := evaluation.further()):
+            line["figures"] = figures
         self.result["rounds"].append(line)
         for client in tally.replied:
             self.result["clients"][client]["rounds"] += 1
@@ -188,11 +190,22 @@ class Record:
     def _add_evaluation(self, evaluation: Evaluation, line: Mapping[str, Any]) -> None:
         clients = self.result["clients"]
         for i, client in enumerate(evaluation.clients):
-            clients[client] |= {"accuracy": evaluation.accuracy[i], "loss": evaluation.loss[i]}
+            known = {
+                key: None if math.isnan(value) else value
+                for key, value in (("accuracy", evaluation.accuracy[i]), ("loss", evaluation.loss[i]))
+            }
+            clients[client] |= known
         accuracy = {key: line[key] for key in ACCURACIES}
         unevaluated = len(clients) - len(evaluation.clients)
-        self.result["final"] |= evaluation.details()
+        self.result["final"] |= evaluation.details() | self._smoothed()
         self.result["final"] |= {**accuracy, "evaluated_round": line["round"], "unevaluated_clients": unevaluated}
+
+    def _smoothed(self) -> dict[str, float]:
+        """Return the task's own figures of the last evaluation, and of sums of recalls the mean of the last three."""
+        lines = [line["figures"] for line in self.result["rounds"] if "figures" in line][-3:]
+        latest = lines[-1] if lines else {}
+        sums = [key for key in latest if key.startswith("retrieval_sum")]
+        return latest | {f"{key}_last3": float(np.mean([line[key] for line in lines])) for key in sums}
 
     def progress(self) -> dict[str, Any]:
         """Return what `restore` needs: all of result.json that the spec and the data do not already say, by column."""

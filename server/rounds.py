@@ -104,16 +104,22 @@ class Tally:
     """What the replies' work would have cost, where that is simulated."""
 
 
+_EXPECTED = (WEIGHT_KEY, "accuracy", "loss", "class_correct", "class_total", "member_correct")
+"""What evaluations of every kind may say; anything else is a figure of the task's own."""
 ACCURACIES = tuple(f"accuracy_{figure}" for figure in ("mean", "std", "p10", "p90", "worst", "weighted"))
 
 
 @dataclass
 class Evaluation:
-    """Every client's result on its own held-out data after a round; arrays are in the order of `clients`."""
+    """Every client's result on its own held-out data after a round; arrays are in the order of `clients`.
+
+    A client whose task has no classes has no accuracy and no loss: NaN. `figures` are those that the task adds.
+    """
 
     clients: list[int] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
+    figures: list[dict[str, float]] = field(default_factory=list)
     num_examples: list[int] = field(default_factory=list)
     class_correct: list[list[int]] = field(default_factory=list)
     class_total: list[list[int]] = field(default_factory=list)
@@ -132,13 +138,21 @@ class Evaluation:
             details["mean_member_accuracy"] = float(accuracy.mean())
         return details
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> dict[str, float] | dict[str, None]:
         """Return mean, std (population), percentiles and worst over clients, and the mean over samples (fractions)."""
-        accuracy = np.array(self.accuracy)
+        known = ~np.isnan(self.accuracy)
+        if not known.any():
+            return dict.fromkeys(ACCURACIES)
+        accuracy, num_examples = np.array(self.accuracy)[known], np.array(self.num_examples)[known]
         p10, p90 = np.percentile(accuracy, (10, 90))
-        weighted = np.average(accuracy, weights=self.num_examples)
+        weighted = np.average(accuracy, weights=num_examples)
         figures = (accuracy.mean(), accuracy.std(), p10, p90, accuracy.min(), weighted)
         return dict(zip(ACCURACIES, map(float, figures), strict=True))
+
+    def further(self) -> dict[str, float]:
+        """Return the task's own figures, each the mean over the clients that have it."""
+        names = dict.fromkeys(name for figures in self.figures for name in figures)
+        return {name: float(np.mean([figures[name] for figures in self.figures if name in figures])) for name in names}
 
 
 @dataclass
@@ -342,8 +356,10 @@ class Rounds:
             raise RoundError(f"round {number}: no client could be evaluated. {reason}")
         for client, metrics in sorted(results, key=lambda result: result[0]):
             evaluation.clients.append(client)
-            evaluation.accuracy.append(float(metrics["accuracy"]))  # type: ignore[arg-type]
-            evaluation.loss.append(float(metrics["loss"]))  # type: ignore[arg-type]
+            evaluation.accuracy.append(float(metrics.get("accuracy", np.nan)))  # type: ignore[arg-type]
+            evaluation.loss.append(float(metrics.get("loss", np.nan)))  # type: ignore[arg-type]
+            own = {key: float(value) for key, value in metrics.items() if key not in _EXPECTED}  # type: ignore[arg-type]
+            evaluation.figures.append(own)
             evaluation.num_examples.append(int(metrics[WEIGHT_KEY]))  # type: ignore[arg-type]
             evaluation.class_correct.append(list(metrics.get("class_correct", [])))  # type: ignore[arg-type]
             evaluation.class_total.append(list(metrics.get("class_total", [])))  # type: ignore[arg-type]

@@ -11,9 +11,9 @@ from types import FrameType
 
 import ray
 
-from ..clients.client_app import Workbench
 from ..clients.client_app import app as client_app
 from ..clients.state import write_atomically
+from ..clients.workbench import Workbench, bench_for
 from ..core.errors import RunError
 from .grid import RayGrid, start_ray
 from .record import Checkpoints, Record, stored_spec
@@ -51,7 +51,7 @@ def run(spec: Experiment, runs: Path, run_id: str | None = None, listeners: Sequ
     RoundError
         If a round failed.
     """
-    bench = Workbench(spec).checked()
+    bench = bench_for(spec).checked()
     with _ray(spec.engine), Record.create(runs, spec, run_id) as record:
         _conduct(bench, record, listeners)
     return record.folder
@@ -98,7 +98,7 @@ def resume(folder: Path, spec: Experiment, listeners: Sequence[Listener] = ()) -
     RunError
         If all rounds are done, or another process is writing the run.
     """
-    bench = Workbench(spec).checked()
+    bench = bench_for(spec).checked()
     with _ray(spec.engine), Record(folder, spec) as record:
         latest = Checkpoints(folder).latest()
         if latest is not None and latest.round >= spec.federation.rounds:

@@ -14,13 +14,14 @@ import safetensors.numpy
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from ..clients.client_app import Workbench
 from ..clients.fleet import fleet
 from ..clients.state import write_atomically
+from ..clients.workbench import Workbench, bench_for
 from ..core.errors import FedcosimError, RoundError
 from ..core.records import array_record
 from ..strategies.oneshot import OneShot
 from ..strategies.options import Setting
+from ..strategies.typed import Typed
 from . import strategy_state
 from .clock import Clock, restored
 from .grid import RayGrid
@@ -34,7 +35,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment in the run config; the record goes to `runs/` below the current folder."""
-    bench = Workbench(from_run_config(context.run_config)).checked()
+    bench = bench_for(from_run_config(context.run_config)).checked()
     with Record.create(Path("runs"), bench.spec) as record, lifecycle(record):
         execute(bench, grid, record, ask_roster(bench, grid))
 
@@ -90,7 +91,7 @@ def execute(bench: Workbench, grid: Grid, record: Record, roster: Roster, listen
         min_reply_fraction=spec.federation.min_reply_fraction,
         timeout_s=spec.federation.timeout_s,
         progress=progress,
-        expects=strategy.expects if isinstance(strategy, OneShot) else lambda _: None,
+        expects=strategy.expects if isinstance(strategy, OneShot | Typed) else lambda _: None,
         accepted=_committer(spec, grid),
         clock=_clock(bench, record),
         wire=bench.wire,
@@ -115,8 +116,9 @@ def execute(bench: Workbench, grid: Grid, record: Record, roster: Roster, listen
             listener.round(line)
         if stop.reached(line):
             break
-    model = safetensors.numpy.save({key: array.numpy() for key, array in arrays.items()})
-    write_atomically(record.folder / "model.safetensors", model)
+    final = {key: array.numpy() for key, array in arrays.items()}
+    write_atomically(record.folder / "model.safetensors", safetensors.numpy.save(final))
+    record.attach(bench.pictures(final))
     record.finish("stopped" if stop.reason else "finished", stop.reason)
 
 
@@ -142,8 +144,8 @@ def _committer(spec: Experiment, grid: Grid) -> Callable[[Iterable[int]], object
 
 def setting(bench: Workbench, roster: Roster) -> Setting:
     """Say what the strategy's server side may know of the experiment."""
-    spec, data = bench.spec, bench.data
-    known = {"shape_CHW": data.shape_CHW, "classes": data.classes, "privacy": spec.privacy}
+    spec = bench.spec
+    known = {**bench.known(), "privacy": spec.privacy}
     wanted = spec.federation.per_round
     asked = spec.hardware.asked(wanted) if spec.hardware else wanted
     cohort = {"clients": len(roster.trainable), "per_round": min(len(roster.trainable), asked)}

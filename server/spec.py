@@ -17,16 +17,19 @@ import tomli_w
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from .. import compression
-from ..clients.data import DataOptions
+from ..clients.data import MULTIMODAL, DataOptions, MultimodalOptions
 from ..clients.fleet import HardwareOptions
 from ..clients.models import MODELS, ModelOptions
+from ..clients.models.towers import TowersOptions
 from ..clients.privacy import PrivacyOptions
 from ..clients.tasks.classification import TrainOptions
+from ..clients.tasks.multimodal import MultimodalTrainOptions
 from ..compression import DownloadOptions, UploadOptions
 from ..core.errors import SpecError
-from ..core.options import Options, sentences
+from ..core.options import Options, sentences, validate
 from ..hwsim.devices import devices
 from ..strategies import STRATEGIES, StrategyOptions
+from ..strategies.typed import TypedOptions
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 EngineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # dots divide the names of fields in a run config
@@ -108,10 +111,10 @@ class Experiment(Options):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     """Everything random derives from it: the same spec and seed give the same bytes."""
     federation: FederationOptions = FederationOptions()
-    data: DataOptions
+    data: SerializeAsAny[DataOptions | MultimodalOptions]
     model: SerializeAsAny[ModelOptions]
     strategy: SerializeAsAny[StrategyOptions]
-    train: TrainOptions = TrainOptions()
+    train: SerializeAsAny[TrainOptions] = TrainOptions()
     evaluate: EvaluateOptions = EvaluateOptions()
     upload: UploadOptions | None = None
     download: DownloadOptions | None = None
@@ -136,6 +139,11 @@ class Experiment(Options):
     def _flat(self) -> Iterable[tuple[str, Any]]:
         return flatten(self.to_dict())
 
+    @property
+    def task(self) -> str:
+        """What clients learn: `classification` of images, or `multimodal`, matching and classifying several modalities."""
+        return "multimodal" if isinstance(self.data, MultimodalOptions) else "classification"
+
     def model_options(self) -> ModelOptions:
         """Return the model's options as the strategy wants them (FedPerfix puts its plugin into the attention)."""
         return self.strategy.adapt(self.model)
@@ -151,7 +159,15 @@ class Experiment(Options):
         return sorted(key for key in mine.keys() | others.keys() if mine.get(key) != others.get(key))
 
 
+def _parse_data(section: Mapping[str, Any]) -> DataOptions | MultimodalOptions:
+    name = section.get("source")
+    if name in MULTIMODAL.names():
+        return MULTIMODAL.parse(section)
+    return validate(DataOptions, section, "data")
+
+
 _PARSERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "data": _parse_data,
     "model": MODELS.parse,
     "strategy": STRATEGIES.parse,
     "upload": compression.parse,
@@ -170,7 +186,13 @@ def parse(fields: Mapping[str, Any]) -> Experiment:
     """
     problems: list[str] = []
     sections = dict(fields)
-    for name, parser in _PARSERS.items():
+    data = sections.get("data")
+    if isinstance(data, Mapping) and data.get("source") in MULTIMODAL.names():
+        sections.setdefault("train", {})
+        parsers = _PARSERS | {"train": lambda section: validate(MultimodalTrainOptions, section, "train")}
+    else:
+        parsers = _PARSERS
+    for name, parser in parsers.items():
         section = sections.get(name)
         if isinstance(section, Mapping):
             try:
@@ -181,7 +203,7 @@ def parse(fields: Mapping[str, Any]) -> Experiment:
     try:
         experiment = Experiment.model_validate(sections)
     except ValidationError as error:
-        reported = {name for name in _PARSERS if name in fields and name not in sections}
+        reported = {name for name in parsers if name in fields and name not in sections}
         problems += [s for s in sentences(error, Experiment) if s.split(":")[0] not in reported]
         raise SpecError(problems) from None
     problems += _cross_checks(experiment)
@@ -201,12 +223,47 @@ def _cross_checks(experiment: Experiment) -> list[str]:
         )
     if engine.address not in ("local", "auto") and not engine.address.startswith("ray://"):
         problems.append(f"engine.address = {engine.address!r}: must be 'local', 'auto' or 'ray://host:port'")
-    problems += _strategy_checks(experiment) + _codec_checks(experiment) + _hardware_checks(experiment)
+    problems += (
+        _task_checks(experiment) + _strategy_checks(experiment) + _codec_checks(experiment) + _hardware_checks(experiment)
+    )
     try:
         experiment.model_options()
     except SpecError as error:
         problems += error.problems
     return problems + experiment.strategy.check(federation.per_round)
+
+
+def _task_checks(experiment: Experiment) -> list[str]:
+    """Return what does not fit the kind of task."""
+    data, strategy, federation = experiment.data, experiment.strategy, experiment.federation
+    if strategy.task != experiment.task:
+        fit = [name for name in STRATEGIES.names() if STRATEGIES.options(name).task == experiment.task]
+        name = type(strategy).model_fields["name"].default
+        return [f"strategy.name = {name!r}: is for another kind of data than {data.source!r}; choose one of {', '.join(fit)}"]
+    if not isinstance(data, MultimodalOptions) or not isinstance(strategy, TypedOptions):
+        return []
+    problems, clients = [], data.clients
+    if not isinstance(experiment.model, TowersOptions):
+        problems.append("model.name: several modalities need a tower each; choose 'towers'")
+    if federation.clients != (there := sum(clients.values())):
+        counted = ", ".join(f"{count} {name}" for name, count in clients.items())
+        problems.append(f"federation.clients = {federation.clients}: [data] makes {counted}; choose {there}")
+    try:
+        drawn = strategy.cohorts(clients)
+    except SpecError as error:
+        return problems + error.problems
+    if not (wanted := sum(drawn.values())):
+        problems.append("strategy.participation: nobody takes part; give some type a share above 0")
+    elif federation.per_round != wanted:
+        counted = ", ".join(f"{count} {name}" for name, count in drawn.items())
+        problems.append(
+            f"federation.per_round = {federation.per_round}: strategy.participation draws {counted}; choose {wanted}"
+        )
+    if experiment.stop is not None:
+        problems.append("stop: rules are about accuracy, which clients that match modalities have none of; leave [stop] out")
+    if experiment.hardware is not None and experiment.hardware.asked(federation.per_round) != federation.per_round:
+        problems.append("hardware: cohorts are drawn by type, none can be drawn larger; leave over-selection out")
+    return problems
 
 
 def _strategy_checks(experiment: Experiment) -> list[str]:
@@ -236,6 +293,10 @@ def _codec_checks(experiment: Experiment) -> list[str]:
                 f"upload.codec = {calibrated[0]!r}: it calibrates itself on private data after [privacy] has spent its budget, "
                 f"which no ledger would show; choose a codec that does not, or leave [privacy] out"
             )
+        if strategy.typed and calibrated:
+            problems.append(f"upload.codec = {calibrated[0]!r}: it calibrates itself on a classifier's inputs; choose another")
+    if experiment.download is not None and strategy.typed:
+        problems.append(f"download: strategy {name!r} sends several models, which differ in shape; leave [download] out")
     if experiment.download is not None and (strategy.one_shot or strategy.own_uploads):
         problems.append(f"download: strategy {name!r} broadcasts no model that clients go on with; leave [download] out")
     return problems

@@ -30,6 +30,11 @@ STRATEGIES: Registry[StrategyOptions] = Registry(
         "dense": "strategies.dense:DenseOptions",
         "coboosting": "strategies.coboosting:CoBoostingOptions",
         "feddf": "strategies.feddf:FedDfOptions",
+        "fedcola": "strategies.fedcola:FedColaOptions",
+        "fedavg-types": "strategies.fedcola:FedAvgTypesOptions",
+        "fedprox-types": "strategies.fedcola:FedProxTypesOptions",
+        "creamfl-like": "strategies.creamfl:CreamFlLikeOptions",
+        "fediot-style": "strategies.fedcola:FedIotStyleOptions",
     },
 )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from flwr.serverapp.strategy import Strategy
 
+from ..clients.data.multimodal import Samples
+from ..clients.data.silos import SiloType
 from ..clients.models import ModelOptions
 from ..clients.privacy import PrivacyOptions
 from ..clients.tasks.classification import TrainOptions
@@ -25,9 +27,13 @@ class Setting:
     per_round : int
         How many of them take part in a round.
     shape_CHW : tuple of int
-        One image.
+        One image, where images are classified.
     classes : int
-        Number of classes.
+        Number of classes, there.
+    types : mapping of str to SiloType
+        The client types, where there are several modalities.
+    public : Samples, optional
+        Pairs that everybody has, there.
     """
 
     seed: int
@@ -35,9 +41,11 @@ class Setting:
     per_round: int
     model: ModelOptions
     train: TrainOptions
-    shape_CHW: tuple[int, int, int]
-    classes: int
+    shape_CHW: tuple[int, int, int] = (0, 0, 0)
+    classes: int = 0
     privacy: PrivacyOptions | None = None
+    types: Mapping[str, SiloType] = field(default_factory=dict)
+    public: Samples | None = None
 
 
 class StrategyOptions(Options):
@@ -53,6 +61,10 @@ class StrategyOptions(Options):
         Clients upload once; `federation.rounds` must be 1.
     own_uploads : bool
         Clients upload models of their own instead of updates of the one that they were sent.
+    task : str
+        The kind of task that the strategy is for.
+    typed : bool
+        Clients of different types are sent models of different shapes.
     not_private_because : str, optional
         Why the strategy cannot be combined with `[privacy]`; None: it can.
     local : tuple of str
@@ -63,6 +75,8 @@ class StrategyOptions(Options):
     averages: ClassVar[bool] = False
     one_shot: ClassVar[bool] = False
     own_uploads: ClassVar[bool] = False
+    task: ClassVar[str] = "classification"
+    typed: ClassVar[bool] = False
     not_private_because: ClassVar[str | None] = None
     local: ClassVar[tuple[str, ...]] = ()
 

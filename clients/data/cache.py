@@ -15,7 +15,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -45,16 +45,16 @@ def entry(options: DataOptions, clients: int, seed: int) -> Path:
     DataError
         If the source's files are missing.
     """
-    stats = [(str(path.resolve()), path.stat()) for path in source(options.source).files(options)]
-    content = {
-        "format": FORMAT,
-        "options": options.model_dump(mode="json"),
-        "clients": clients,
-        "seed": seed,
-        "files": [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats],
-    }
+    content = {"format": FORMAT, "options": options.model_dump(mode="json"), "clients": clients, "seed": seed}
+    return place(content, source(options.source).files(options))
+
+
+def place(content: Mapping[str, Any], files: Iterable[Path]) -> Path:
+    """Return where what depends on this content, and on name, size and modification time of these files, is kept."""
+    stats = [(str(path.resolve()), path.stat()) for path in files]
+    named = {**content, "files": [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]}
     root = Path(os.environ.get("FEDCOSIM_CACHE") or "~/.cache/fedcosim").expanduser()
-    return root / "data" / sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return root / "data" / sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
 
 
 def check(folder: Path) -> dict[str, Any]:

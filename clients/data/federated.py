@@ -90,6 +90,10 @@ class FederatedData:
         """Return how many training samples of each class each client holds, int64, shape (clients, classes)."""
         return self._histogram(0)
 
+    def partition(self) -> dict[str, Any]:
+        """Return who holds what, for the record."""
+        return {"classes": self.classes, "train_label_counts": self.train_labels_histogram().tolist()}
+
     def majority_accuracy(self, split: Literal["test", "validation"] = "test") -> np.ndarray:
         """Return the accuracy of always predicting the client's most frequent training class, on its own held-out samples.
 

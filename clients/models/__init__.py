@@ -18,6 +18,7 @@ MODELS: Registry[ModelOptions] = Registry(
         "lenet": "clients.models.lenet:LeNetOptions",
         "cnn": "clients.models.cnn:CnnOptions",
         "vit": "clients.models.vit:VitOptions",
+        "towers": "clients.models.towers:TowersOptions",
     },
 )
 

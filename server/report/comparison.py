@@ -34,10 +34,19 @@ from .page import Page, Table
 from .reading import ENDED_WELL, KEY_FIGURES, MISSING, Record, learning_curve, load_record, standing
 
 ACCURACY_FIGURES = ("accuracy_mean", "accuracy_std", "accuracy_p10", "accuracy_worst", "majority_class")
+RETRIEVAL_FIGURES = (
+    *("retrieval_sum_1_5_10_last3", "retrieval_sum_1_5_10", "retrieval_chance", "retrieval_sum_1_last3", "retrieval_gallery"),
+    *("accuracy_image", "accuracy_text"),
+)
 COST_FIGURES = ("bytes_up", "bytes_up_dense", "bytes_down", "wall_s", "sim_s", "energy_j", "epsilon")
-ROW_FIGURES = ACCURACY_FIGURES + COST_FIGURES
-GROUP_FIGURES = tuple(key for key in ROW_FIGURES if key not in ("accuracy_std", "majority_class", "bytes_up_dense"))
-PAIRED_FIGURES = ("accuracy_mean", "accuracy_p10", "accuracy_worst", "bytes_up", "sim_s", "energy_j")
+ROW_FIGURES = ACCURACY_FIGURES + RETRIEVAL_FIGURES + COST_FIGURES
+_SAID_ONCE = ("accuracy_std", "majority_class", "bytes_up_dense", "retrieval_chance", "retrieval_gallery")
+GROUP_FIGURES = tuple(key for key in ROW_FIGURES if key not in _SAID_ONCE)
+PAIRED_FIGURES = (
+    *("accuracy_mean", "accuracy_p10", "accuracy_worst"),
+    *("retrieval_sum_1_5_10_last3", "retrieval_sum_1_5_10", "retrieval_sum_1_last3", "accuracy_image", "accuracy_text"),
+    *("bytes_up", "sim_s", "energy_j"),
+)
 NOT_THE_METHOD = ("name", "seed", "engine", "tracking")  # parts of a spec that say nothing about what is compared
 
 
@@ -167,6 +176,14 @@ def comparison_tables(compared: Comparison) -> list[Table]:
         note="Over clients: mean, ± standard deviation, p10 the 10th percentile, worst. "
         "Majority: the accuracy of always answering a client's most frequent class.",
     )
+    retrieval = Table(
+        "Runs: retrieval",
+        ("run", "method", *_heads(RETRIEVAL_FIGURES)),
+        [(r.id, r.group, *_cells(r, RETRIEVAL_FIGURES)) for r in compared.rows],
+        text_columns=2,
+        note="Recalls at 1, 5 and 10, both ways, added, in percentage points: mean of the last three evaluations, and last. "
+        "Means over clients with several modalities, each in its own gallery.",
+    )
     costs = Table(
         "Runs: cost",
         ("run", *_heads(COST_FIGURES)),
@@ -194,7 +211,9 @@ def comparison_tables(compared: Comparison) -> list[Table]:
         note="Difference: first − second. Separates: at least three seeds and a mean difference larger than twice its standard "
         "error; not corrected for the number of comparisons.",
     )
-    return [table.without_empty_columns() for table in (accuracies, costs, groups, pairs) if table.rows]
+    retrieved = [retrieval] if any(r.figures["retrieval_gallery"] for r in compared.rows) else []
+    shown = (accuracies, *retrieved, costs, groups, pairs)
+    return [table.without_empty_columns() for table in shown if table.rows]
 
 
 def _heads(keys: Iterable[str]) -> list[str]:
@@ -214,6 +233,8 @@ def _spread(key: str, spread: Spread | None) -> str:
 
 def _difference(pair: Paired) -> tuple[str, str]:
     """Return the mean difference, with its sign, and its standard error; accuracies in percentage points."""
+    if pair.figure.startswith("retrieval"):
+        return f"{100 * pair.mean:+.2f}", f"{100 * pair.standard_error:.2f}"
     if pair.figure.startswith("accuracy"):
         return f"{100 * pair.mean:+.2f} pp", f"{100 * pair.standard_error:.2f} pp"
     write = KEY_FIGURES[pair.figure]

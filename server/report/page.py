@@ -108,6 +108,11 @@ def run_cards(record: Record) -> list[Card]:
         Card("accuracy", value["accuracy_mean"], f"± {value['accuracy_std']} over clients"),
         Card("worst client", value["accuracy_worst"], f"10th percentile {value['accuracy_p10']}"),
         Card("majority class", value["majority_class"], "the baseline to beat"),
+        Card(
+            "recalls at 1, 5, 10, added",
+            value["retrieval_sum_1_5_10_last3"],
+            f"by chance {value['retrieval_chance']}, gallery {value['retrieval_gallery']}",
+        ),
         Card("uploaded", value["bytes_up"], f"{dense / up:.3g}× less than dense" if up and dense and dense != up else "dense"),
         Card("downloaded", value["bytes_down"]),
         Card("privacy, ε", value["epsilon"], f"δ = {spec.get('privacy', {}).get('delta', 'unknown')}"),
@@ -164,10 +169,16 @@ def spec_toml(spec: Mapping[str, Any]) -> str:
     return tomli_w.dumps(known(spec))
 
 
+IMAGES = {
+    "samples.png": "Synthetic images: one row a client, one column a class",
+    "retrieval.png": "Retrieval: the image that is asked for, and those found first; the right one is framed",
+    "space.png": "The shared space on its principal axes: a line joins the two views of a sample",
+}
+
+
 def run_images(run_dir: Path) -> list[Image]:
-    """Return the pictures that the strategy left in the run's directory."""
-    path = run_dir / "samples.png"
-    return [Image.of("Synthetic images: one row a client, one column a class", path)] if path.exists() else []
+    """Return the pictures that the run left in its directory."""
+    return [Image.of(caption, run_dir / name) for name, caption in IMAGES.items() if (run_dir / name).exists()]
 
 
 def device_pictures(run_dir: Path) -> list[Picture]:

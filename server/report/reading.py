@@ -95,6 +95,10 @@ def learning_curve(record: Record) -> LearningCurve:
     )
 
 
+def _evaluated(entry: Record) -> bool:
+    return entry["accuracy_mean"] is not None or "figures" in entry
+
+
 def standing(record: Record) -> Record:
     """Return the key figures: what the rounds so far add up to, and over it what the record says is final."""
     rounds = record["rounds"]
@@ -106,9 +110,15 @@ def standing(record: Record) -> Record:
         return sum(known) if known else None
 
     sums = {key: total(key) for key in ("bytes_up", "bytes_up_dense", "bytes_down", "wall_s", "sim_s", "energy_j")}
-    latest: Record = next((entry for entry in reversed(rounds) if entry["accuracy_mean"] is not None), {})
+    latest: Record = next((entry for entry in reversed(rounds) if _evaluated(entry)), {})
     accuracies = {key: value for key, value in latest.items() if key.startswith("accuracy_")}
-    return accuracies | sums | {"epsilon": rounds[-1]["epsilon"], "rounds": len(rounds)} | record["final"]
+    return (
+        accuracies
+        | latest.get("figures", {})
+        | sums
+        | {"epsilon": rounds[-1]["epsilon"], "rounds": len(rounds)}
+        | record["final"]
+    )
 
 
 def client_accuracies(record: Record) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -169,6 +179,11 @@ def format_accuracy(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
 
 
+def format_recalls(total: float) -> str:
+    """Return a sum of recalls in percentage points."""
+    return f"{100 * total:.2f}"
+
+
 def format_count(value: float) -> str:
     """Return a number with separated thousands."""
     return f"{value:,}" if isinstance(value, int) else _significant(value)
@@ -196,6 +211,18 @@ KEY_FIGURES = {
     "accuracy_worst": KeyFigure("accuracy, worst client", "worst", "fraction", format_accuracy),
     "accuracy_weighted": KeyFigure("accuracy, weighted by samples", "accuracy weighted", "fraction", format_accuracy),
     "majority_class": KeyFigure("baseline: always the majority class", "majority", "fraction", format_accuracy),
+    "retrieval_sum_1_5_10_last3": KeyFigure(
+        "recalls at 1, 5 and 10, both ways, added, last three evaluations", "recalls", "% points", format_recalls
+    ),
+    "retrieval_sum_1_5_10": KeyFigure("recalls at 1, 5 and 10, both ways, added", "recalls, last", "% points", format_recalls),
+    "retrieval_chance": KeyFigure("what these recalls add up to by chance", "by chance", "% points", format_recalls),
+    "retrieval_sum_1_last3": KeyFigure(
+        "recalls at 1, both ways, added, last three evaluations", "recalls at 1", "% points", format_recalls
+    ),
+    "retrieval_sum_1": KeyFigure("recalls at 1, both ways, added", "recalls at 1, last", "% points", format_recalls),
+    "retrieval_gallery": KeyFigure("samples to retrieve from", "gallery", "", format_count),
+    "accuracy_image": KeyFigure("accuracy, mean over image-only clients", "accuracy, image", "fraction", format_accuracy),
+    "accuracy_text": KeyFigure("accuracy, mean over text-only clients", "accuracy, text", "fraction", format_accuracy),
     "bytes_up": KeyFigure("uploaded", "up", "bytes", format_bytes),
     "bytes_up_dense": KeyFigure("uploaded, had it been dense", "dense", "bytes", format_bytes),
     "bytes_down": KeyFigure("downloaded", "down", "bytes", format_bytes),
