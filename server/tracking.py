@@ -102,14 +102,11 @@ class WandbTracker:
         import wandb
 
         settings = wandb.Settings(console="off", silent=True, disable_git=True)
-        known = {
-            "id": record.folder.name,
-            "name": record.folder.name,
-            "resume": "allow",
-            "config": dict(flatten(spec.to_dict())),
-        }
+        folder = record.folder
+        where: dict[str, Any] = {"project": project, "dir": folder, "settings": settings, "reinit": "create_new"}
         try:
-            self._run = wandb.init(project=project, dir=record.folder, settings=settings, reinit="create_new", **known)
+            config = dict(flatten(spec.to_dict()))
+            self._run = wandb.init(id=folder.name, name=folder.name, resume="allow", config=config, **where)
         except wandb.errors.Error as error:
             raise SpecError(f"tracking.wandb = {project!r}: {error}; log in, or set WANDB_MODE=offline") from None
 

@@ -32,7 +32,7 @@ SUMMARY = "Launch, watch and compare federated learning experiments, and ask wha
 
 def simulators() -> Client:
     """Return the hardware simulators: those that the environment names, or some in this process."""
-    here = {"models": example, "model_names": model_names(), "trained": Trained(), "deadline_s": ESTIMATE_S}
+    here: dict[str, Any] = {"models": example, "model_names": model_names(), "trained": Trained(), "deadline_s": ESTIMATE_S}
     return connect(os.environ.get(ENDPOINT), os.environ.get(TOKEN), **here)
 
 
