@@ -308,7 +308,7 @@ class _Maker:
             judged = samples(test[part][: options.test], self.labels_N, test_view)
             if not len(held):
                 raise DataError(f"data.{kind}s.silos = {options.silos}: no concepts are left for them; ask for fewer pairs")
-            silos.append(silo(options, kind, number, held, judged, self.seed))
+            silos.append(silo(options.labels, kind, number, held, judged, self.seed))
         return silos
 
     def _drawn(self, vendor: Vendor, rows: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from .options import DataOptions
 from .partition import partition, split
 
 SPARE = 4  # times the samples needed are drawn where an uneven partition has to find enough for every silo
+LabelMixing = Literal["true", "shuffled"]
 
 
 class LabelledOptions(Options):
@@ -29,7 +30,7 @@ class LabelledOptions(Options):
     """Most test samples of a silo."""
     alpha: Annotated[float, Gt(0)] | None = None
     """Dirichlet concentration of labels over silos; absent: every silo sees all classes alike. Not with source = "emoji"."""
-    labels: Literal["true", "shuffled"] = "true"
+    labels: LabelMixing = "true"
     """`shuffled` is a control: training labels change places at random, so that there is nothing to learn."""
 
 
@@ -70,7 +71,7 @@ def shared_out(
     for number, part in enumerate(parts):
         train, _, test = split(shares, part, number, seed)
         held, judged = (samples(rows[chosen], labels_N, view) for chosen in (train, test))
-        silos.append(silo(options, kind, number, held, judged, seed))
+        silos.append(silo(options.labels, kind, number, held, judged, seed))
     return silos
 
 
@@ -79,9 +80,9 @@ def samples(rows: np.ndarray, labels_N: np.ndarray, view: Callable[[np.ndarray],
     return Samples(view(rows), rows.astype(np.int64), labels_N[rows])
 
 
-def silo(options: LabelledOptions, kind: str, number: int, train: Samples, test: Samples, seed: int) -> Silo:
-    """Return a silo of some samples, its training labels as `options.labels` says."""
-    if options.labels == "shuffled":
+def silo(labels: LabelMixing, kind: str, number: int, train: Samples, test: Samples, seed: int) -> Silo:
+    """Return a silo of some samples, its training labels, if it has some, true or shuffled."""
+    if labels == "shuffled" and train.labels_N is not None:
         mixed_N = numpy_stream(seed, "shuffle", kind, number).permutation(train.labels_N)
         train = Samples(train.views, train.keys_N, mixed_N)
     return Silo(kind, train, test, len(train))

@@ -188,7 +188,11 @@ class MultimodalOptions(Options):
         """Make all silos from nothing but these options, the files and the seed."""
 
 
-MULTIMODAL: Registry[MultimodalOptions] = Registry("data", {"emoji": "clients.data.emoji:EmojiOptions"}, key="source")
+MULTIMODAL: Registry[MultimodalOptions] = Registry(
+    "data",
+    {"emoji": "clients.data.emoji:EmojiOptions", "circuits": "clients.data.circuits.source:CircuitSiloOptions"},
+    key="source",
+)
 """Sources of such data: one module a source, one line here."""
 
 

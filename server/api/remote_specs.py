@@ -11,6 +11,7 @@ from ...core.errors import SpecError
 from ..spec import Experiment, parse
 
 FORBIDDEN = {
+    "data.circuits.liberty": "a file of the server",
     "data.path": "files of the server; put data sets into its $FEDCOSIM_DATA",
     "hardware.trace": "a file of the server",
     "hardware.root_ca": "a file of the server",
@@ -47,12 +48,11 @@ def remote(fields: Mapping[str, Any]) -> Experiment:
     """Validate a spec's fields; see `read_spec`."""
     problems = []
     for dotted, what in FORBIDDEN.items():
-        section, field = dotted.split(".")
-        table = fields.get(section)
-        if isinstance(table, Mapping) and table.get(field) is not None:
-            problems.append(
-                f"{dotted} = {table[field]!r}: names {what}; not allowed in an experiment that comes over the network"
-            )
+        value: Any = fields
+        for name in dotted.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if value is not None:
+            problems.append(f"{dotted} = {value!r}: names {what}; not allowed in an experiment that comes over the network")
     if problems:
         raise SpecError(problems)
     engine = fields.get("engine", {})

@@ -166,6 +166,7 @@ def test_the_same_key_and_body_are_one_experiment(api):
         ({"hardware": {"devices": {"raspberry-pi-5": 1}, "trace": "/etc/passwd"}}, "hardware.trace"),
         ({"hardware": {"devices": {"raspberry-pi-5": 1}, "endpoint": "evil:1"}}, "hardware.endpoint"),
         ({"tracking": {"mlflow": "file:///etc"}}, "tracking.mlflow"),
+        ({"data": {"source": "circuits", "circuits": {"liberty": "/etc/passwd"}}}, "data.circuits.liberty"),
         ({"data": {"source": "hub", "dataset": "/etc"}}, "data.dataset = '/etc'"),
         ({"data": {"source": "hub", "dataset": "../runs"}}, "data.dataset = '../runs'"),
         ({"federation": 3}, "federation"),

@@ -1,0 +1,94 @@
+"""The houses of a design chain as silos: everybody has what the spec says, and nobody is tested on what anybody trained on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from fedcosim.clients.data import gather
+from fedcosim.core.errors import DataError, SpecError
+from fedcosim.server.run import run
+from fedcosim.server.spec import override, parse
+
+CHAIN = {
+    "name": "chain",
+    "federation": {"clients": 6, "per_round": 3, "rounds": 2},
+    "data": {
+        "source": "circuits",
+        "circuits": {"samples": {"random": 120, "control": 60}, "max_inputs": 6},
+        "silos": {
+            "houses": {"rtl": 2, "netlist": 2, "integrator": 2},
+            "circuits": {"rtl": 20, "netlist": 20, "integrator": 20},
+            "gallery": 12,
+            "tested": 10,
+            "public": 5,
+        },
+    },
+    "model": {"name": "towers", "dim": 16, "depth": 2, "heads": 2},
+    "strategy": {"name": "fedcola", "participation": 0.5},
+    "train": {"optimizer": "adam", "lr": 1e-3},
+    "evaluate": {"every": 1},
+}
+
+
+def chain(*overrides: str):
+    return parse(override(CHAIN, overrides))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_silos_hold_what_was_asked_for_and_no_function_is_trained_on_and_tested(seed):
+    data = gather(chain().data, seed)
+    assert data.type_of == ["rtl"] * 2 + ["netlist"] * 2 + ["rtl+netlist"] * 2
+    assert [set(data.train(client).views) for client in (0, 2, 4)] == [{"rtl"}, {"netlist"}, {"rtl", "netlist"}]
+    trained = [set(data.train(client).keys_N.tolist()) for client in range(6)]
+    tested = [set(data.test(client).keys_N.tolist()) for client in range(6)]
+    public = set(data.public.keys_N.tolist())
+    assert [len(keys) for keys in trained] == [20] * 6
+    assert len(set().union(*trained)) == 120
+    assert not set().union(*trained) & (set().union(*tested) | public)
+    assert not set().union(*tested) & public
+    assert not tested[4] & tested[5]
+    assert [len(keys) for keys in tested] == [10] * 4 + [12] * 2
+    assert data.types["rtl"].classes == data.types["netlist"].classes == 4
+
+
+def test_seeds_are_judged_on_the_same_functions_and_train_on_others():
+    one, other = (gather(chain().data, seed) for seed in (1, 2))
+    assert one.test(4).keys_N.tolist() == other.test(4).keys_N.tolist()
+    assert one.train(4).keys_N.tolist() != other.train(4).keys_N.tolist()
+
+
+def test_shuffled_labels_are_the_same_labels_in_another_order():
+    true, mixed = (gather(chain(*changes).data, 1) for changes in ([], ["data.silos.mixing=shuffled"]))
+    assert np.bincount(true.train(0).labels_N).tolist() == np.bincount(mixed.train(0).labels_N).tolist()
+    assert true.train(0).labels_N.tolist() != mixed.train(0).labels_N.tolist()
+    assert true.test(0).labels_N.tolist() == mixed.test(0).labels_N.tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (['data.silos.houses={"rtl"=6}'], SpecError, "has no 'integrator'"),
+        (['data.silos.labels={"rtl"="depth"}'], SpecError, "silos.labels.netlist: missing"),
+        (["federation.clients=5"], SpecError, "federation.clients = 5: .data. makes 2 rtl, 2 netlist, 2 rtl.netlist; choose 6"),
+        (["data.silos.gallery=10"], SpecError, "data.silos.gallery"),
+        (["data.silos.gallery=100"], DataError, "2 integrators need 200 functions"),
+        (["data.silos.public=1000"], DataError, "data.silos.public = 1000"),
+        (['data.silos.circuits={"rtl"=200, "netlist"=20, "integrator"=20}'], DataError, "different functions"),
+        (["data.circuits.liberty=/nowhere.lib"], DataError, "nowhere.lib"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(changes, error, message):
+    with pytest.raises(error, match=message):
+        gather(chain(*changes).data, 1)
+
+
+def test_a_design_chain_learns_from_spec_to_record(runs, local_ray):
+    """Chance is stated beside what was reached, and the gallery is the one that was asked for."""
+    result = json.loads((run(chain("federation.rounds=1", "engine.workers=1"), runs) / "result.json").read_text())
+    final = result["final"]
+    assert (final["retrieval_gallery"], result["partition"]["types"]["rtl+netlist"]["clients"]) == (12, 2)
+    assert final["retrieval_chance"] == pytest.approx(2 * (1 + 5 + 10) / 12)
+    assert {"accuracy_rtl", "accuracy_netlist", "recall_at_1_rtl_to_netlist"} <= final.keys()
