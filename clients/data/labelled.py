@@ -29,7 +29,7 @@ class LabelledOptions(Options):
     """Most test samples of a silo."""
     alpha: Annotated[float, Gt(0)] | None = None
     """Dirichlet concentration of labels over silos; absent: every silo sees all classes alike. Not with source = "emoji"."""
-    labels: Literal["true", "shuffled"] = "true"
+    labels: Literal["given", "shuffled"] = "given"
     """`shuffled` is a control: training labels change places at random, so that there is nothing to learn."""
 
 
