@@ -52,7 +52,7 @@ def space(a_ND: Tensor, b_ND: Tensor, a: str, b: str) -> Figure:
     lines = np.stack([*halves, np.full_like(halves[0], np.nan)], axis=1).reshape(-1, 2)
     axes.plot(*lines.T, color="0.8", linewidth=0.4, zorder=0)
     for half, name, colour in zip(halves, (a, b), ("tab:blue", "tab:orange"), strict=True):
-        axes.scatter(*half.T, s=7, color=colour, label=name)
+        axes.scatter(half[:, 0], half[:, 1], s=7, color=colour, label=name)
     cosine = float((a_ND * b_ND).sum(1).mean())
     axes.set(xlabel="first principal axis", ylabel="second", title=f"{len(a_ND)} samples, mean cosine of partners {cosine:.2f}")
     axes.legend(frameon=False)

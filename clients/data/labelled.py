@@ -59,7 +59,8 @@ def shared_out(
             f"data.{kind}.train = {options.train}: {options.silos} silos need {needed} samples, there are {len(rows)}; "
             "ask for fewer samples or silos"
         )
-    shares = DataOptions.model_construct(  # a partition asks nothing of the source, so none is named
+    shares = DataOptions.model_construct(  # a partition asks nothing of the source
+        source="digits",
         partition="iid" if options.alpha is None else "dirichlet",
         alpha=options.alpha,
         train_per_client=options.train,
