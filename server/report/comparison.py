@@ -28,10 +28,11 @@ from .figures import (
     _cost_axis,
     _marker,
     _round_axis,
+    draw_retrieval,
     picture,
 )
 from .page import Page, Table
-from .reading import ENDED_WELL, KEY_FIGURES, MISSING, Record, learning_curve, load_record, standing
+from .reading import ENDED_WELL, KEY_FIGURES, MISSING, Record, learning_curve, load_record, retrieval_curve, standing
 
 ACCURACY_FIGURES = ("accuracy_mean", "accuracy_std", "accuracy_p10", "accuracy_worst", "majority_class")
 RETRIEVAL_FIGURES = (
@@ -348,7 +349,7 @@ def comparison_pictures(records: Sequence[Record], methods: Sequence[str]) -> li
     curves = [(learning_curve(record), method) for record, method in zip(records, methods, strict=True)]
     curves = [(curve, method) for curve, method in curves if len(curve.round)]
     if not curves:
-        return []
+        return retrieval_pictures(records, methods)
     order = list(dict.fromkeys(method for _, method in curves))
 
     def draw(figure: Figure, over: str) -> None:
@@ -374,4 +375,22 @@ def comparison_pictures(records: Sequence[Record], methods: Sequence[str]) -> li
     height_in = 3.3 + 0.19 * len(order)
     captions = {"round": "Accuracy over rounds", "upload_bytes": "Accuracy for the bytes uploaded"}
     captions |= {cost: OVER[cost][0] for cost in OVER if all(curve.knows(cost) for curve, _ in curves)}
-    return [picture(caption, partial(draw, over=over), height_in) for over, caption in captions.items()]
+    drawn = [picture(caption, partial(draw, over=over), height_in) for over, caption in captions.items()]
+    return retrieval_pictures(records, methods) + drawn
+
+
+def retrieval_pictures(records: Sequence[Record], methods: Sequence[str]) -> list[Picture]:
+    """Return recalls over rounds where runs have such: a line a run, a colour a method."""
+    curves = [(retrieval_curve(record), method) for record, method in zip(records, methods, strict=True)]
+    curves = [(curve, method) for curve, method in curves if curve[0]]
+    order = list(dict.fromkeys(method for _, method in curves))
+
+    def draw(figure: Figure) -> None:
+        axes, seen = figure.subplots(), set[str]()
+        for (rounds, recalls, _), method in curves:
+            label = None if method in seen else method[:70]
+            draw_retrieval(axes, rounds, recalls, color=SERIES[order.index(method) % COLOURS], linewidth=1.5, label=label)
+            seen.add(method)
+        figure.legend(loc="outside lower left", ncols=1, fontsize=8, handlelength=1.8)
+
+    return [picture("Retrieval over rounds", draw, 3.3 + 0.19 * len(order))] if curves else []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from .reading import (
     client_accuracies,
     label_counts,
     learning_curve,
+    retrieval_curve,
     standing,
 )
 
@@ -136,6 +137,14 @@ def draw_accuracy(axes: Axes, curve: LearningCurve, x: NDArray[Any], majority: f
     axes.figure.legend(loc="outside upper left", ncols=4, fontsize=8, handlelength=1.6, columnspacing=1.2)
 
 
+def draw_retrieval(axes: Axes, rounds: Sequence[int], recalls: Sequence[float], **style: Any) -> None:
+    """Draw the sum of recalls at 1, 5 and 10 over rounds."""
+    axes.plot(rounds, recalls, marker=_marker(len(rounds)), markersize=3, **style)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+    axes.set_ylabel("recalls at 1, 5, 10, both ways, added (%)")
+    _round_axis(axes)
+
+
 def draw_clients(axes: Axes, clients: NDArray[np.int64], accuracy: NDArray[np.float64], majority: float | None) -> None:
     """Draw each client's accuracy: sorted bars for up to 40 clients, beyond that a histogram over a rug."""
     few = len(clients) <= 40
@@ -224,7 +233,16 @@ def run_pictures(record: Record) -> list[Picture]:
         axes.set_ylabel("training loss of the sampled clients")
         _round_axis(axes)
 
+    rounds, recalls, chance = retrieval_curve(record)
+
+    def retrieval(axes: Axes) -> None:
+        draw_retrieval(axes, rounds, recalls, color=ACCENT, linewidth=1.6, label="mean over clients with pairs")
+        axes.plot(rounds, chance, color=MUTED, linewidth=1.0, linestyle="--", label="by chance")
+        axes.figure.legend(loc="outside upper left", ncols=2, fontsize=8, handlelength=1.6)
+
     pictures = []
+    if len(rounds) > 1:
+        pictures.append(picture("Retrieval over rounds", _single(retrieval)))
     in_rounds = record["spec"].get("federation", {}).get("rounds") != 1
     if in_rounds and len(curve.round):
         pictures.append(picture("Accuracy over rounds", _single(over_rounds)))

@@ -95,6 +95,13 @@ def learning_curve(record: Record) -> LearningCurve:
     )
 
 
+def retrieval_curve(record: Record) -> tuple[list[int], list[float], list[float]]:
+    """Return the rounds that were evaluated, the sum of recalls at 1, 5 and 10 of each, and what it is by chance."""
+    known = [entry for entry in record["rounds"] if "retrieval_sum_1_5_10" in entry.get("figures", {})]
+    recalls, chance = ([entry["figures"][key] for entry in known] for key in ("retrieval_sum_1_5_10", "retrieval_chance"))
+    return [entry["round"] for entry in known], recalls, chance
+
+
 def _evaluated(entry: Record) -> bool:
     return entry["accuracy_mean"] is not None or "figures" in entry
 

@@ -39,7 +39,7 @@ class HousesOptions(SilosOptions):
     """What each kind of house with one view learns to tell; must be given for every one among `houses`."""
     bins: Annotated[int, Field(ge=2, le=16)] = 4
     """Classes of a number."""
-    mixing: LabelMixing = "true"
+    mixing: LabelMixing = "given"
     """`shuffled` is a control: training labels change places at random, so that there is nothing to learn."""
     tested: Annotated[int, Field(ge=1)] = 100
     """Most functions that a house with one view is tested on."""

@@ -17,12 +17,16 @@ from multimodal import small_multimodal
 
 from fedcosim.clients.data.emoji import SIDE, EmojiOptions, ImageSilos, TextSilos
 from fedcosim.clients.data.labelled import balanced
-from fedcosim.clients.data.multimodal import Federation, MultimodalData, Samples, Silo, gather, store
+from fedcosim.clients.data.multimodal import Federation, MultimodalData, MultimodalOptions, Samples, Silo, gather, store
 from fedcosim.clients.data.silos import Pixels, SiloType, Tokens
 from fedcosim.clients.data.text import encode, vocabulary, words
 from fedcosim.clients.data.wordnet import CLASSES
+from fedcosim.clients.models.towers import TowersOptions
+from fedcosim.clients.space import pictures
+from fedcosim.clients.tasks.multimodal import MultimodalTrainOptions, fit, judge
 from fedcosim.core.errors import DataError, SpecError
 from fedcosim.server.spec import override, parse
+from fedcosim.strategies.collaboration import Collaboration, Reply
 
 
 @pytest.fixture(scope="module")
@@ -305,3 +309,47 @@ def test_a_spec_round_trips_and_a_wrong_source_is_named():
     assert parse(spec.to_dict()).to_dict() == spec.to_dict()
     with pytest.raises(SpecError, match=r"data.images.source = 'svhn'"):
         parse(override(spec.to_dict(), ["data.images.source=svhn"]))
+
+
+class TwoTexts(MultimodalOptions):
+    """Pairs of two token sequences, such as source code and netlists, and silos with labels of one of them."""
+
+    source: str = "two-texts"
+
+    @property
+    def clients(self) -> dict[str, int]:
+        return {"code+graph": 1, "code": 1}
+
+    def files(self) -> list[Path]:
+        return []
+
+    def make(self, seed: int) -> Federation:
+        code, graph = Tokens(20, 4), Tokens(30, 6)
+        tokens = np.random.default_rng(seed)
+        views = {"code": tokens.integers(1, 20, (24, 2, 4)), "graph": tokens.integers(1, 30, (24, 1, 6))}
+        paired = Samples(views, np.arange(24))
+        labelled = Samples({"code": views["code"]}, np.arange(24), np.arange(24) % 3)
+        types = [SiloType("code+graph", {"code": code, "graph": graph}), SiloType("code", {"code": code}, 3)]
+        return Federation(types, [Silo("code+graph", paired, paired, 24), Silo("code", labelled, labelled, 24)])
+
+
+def test_two_token_sequences_are_a_source_like_any_other(data_cache):
+    """No pixels anywhere: kept, trained, judged, illustrated and aggregated as images and texts are."""
+    data = gather(TwoTexts(), seed=1)
+    model = TowersOptions(dim=16, depth=1, heads=2)
+    paired, labelled = (model.build_for(kind, 0) for kind in data.types.values())
+    train = MultimodalTrainOptions(optimizer="adam", lr=0.01, pair_epochs=5, pair_batch_size=12)
+    fit(paired, data.train(0), train, torch.Generator())
+    fit(labelled, data.train(1), train, torch.Generator())
+    assert judge(paired, data.test(0))["retrieval_gallery"] == 24
+    assert 0 <= judge(labelled, data.test(1))["accuracy"] <= 1
+    assert set(pictures(paired, data.test(0))) == {"space.png"}
+    state = {
+        name: {k: t.numpy() for k, t in model.build_for(kind, 0).state_dict().items()} for name, kind in data.types.items()
+    }
+    trained = {"code+graph": paired, "code": labelled}
+    replies = [Reply(c, n, 24, {k: t.numpy() for k, t in m.state_dict().items()}) for c, (n, m) in enumerate(trained.items())]
+    new = Collaboration(data.types).merged(state, replies)
+    key = "towers.code.blocks.0.attention.qkv.weight"
+    np.testing.assert_array_equal(new["code"][key], new["code+graph"][key])
+    assert not np.array_equal(new["code"][key], state["code"][key])
