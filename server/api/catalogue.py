@@ -43,6 +43,6 @@ def estimate(
 ) -> dict[str, Any]:
     """Ask a hardware simulator what some work costs; fields are those of its request."""
     request = validate(load(simulator.value).Request, fields)
-    resources = {"models": example, "model_names": model_names()}
+    resources: dict[str, Any] = {"models": example, "model_names": model_names()}
     client = connect(os.environ.get(ENDPOINT), os.environ.get(TOKEN), **resources)
     return client.estimate(simulator.value, request).as_dict()
