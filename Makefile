@@ -11,7 +11,7 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-.PHONY: help install run test test-slow test-containers check docs format clean
+.PHONY: help install run test test-slow test-containers check audit docs format clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -36,6 +36,9 @@ check: $(READY) ## Lint, check formatting and types
 	$(BIN)/ruff format --check .
 	mkdir -p $(VENV)/typecheck && ln -sfn "$(CURDIR)" $(VENV)/typecheck/fedcosim
 	cd $(VENV)/typecheck && MYPYPATH=. ../bin/mypy --config-file fedcosim/pyproject.toml --cache-dir ../mypy -p fedcosim
+
+audit: $(READY) ## Look up known vulnerabilities of all installed packages; needs a network
+	$(BIN)/pip-audit --local --skip-editable --progress-spinner off
 
 docs: $(READY) ## Write the generated reference pages again
 	$(BIN)/python docs/generate_reference.py

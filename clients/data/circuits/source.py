@@ -144,7 +144,9 @@ class _Maker:
         return silo(self.options.mixing, _type_name(held.house), number, train, test, self.seed)
 
     def _samples(self, house: House, rows: np.ndarray) -> Samples:
-        views = {view: self.tokens[view].ids_NT[rows, None].astype(np.int32) for view in splits.VIEWS[house]}
+        views: dict[str, np.ndarray] = {
+            view: self.tokens[view].ids_NT[rows, None].astype(np.int32) for view in splits.VIEWS[house]
+        }
         labels_N = self.classes[house].labels_N[rows] if house in self.classes else None
         return Samples(views, self.circuits.keys_N[rows], labels_N)
 
