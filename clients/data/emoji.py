@@ -55,7 +55,7 @@ class ImageSilos(LabelledOptions):
 
     @model_validator(mode="after")
     def _concepts_are_not_partitioned(self) -> ImageSilos:
-        _refuse_alpha(self)
+        _refuse_alpha(self, "images")
         return self
 
 
@@ -67,13 +67,15 @@ class TextSilos(LabelledOptions):
 
     @model_validator(mode="after")
     def _concepts_are_not_partitioned(self) -> TextSilos:
-        _refuse_alpha(self)
+        _refuse_alpha(self, "texts")
         return self
 
 
-def _refuse_alpha(silos: ImageSilos | TextSilos) -> None:
+def _refuse_alpha(silos: ImageSilos | TextSilos, section: str) -> None:
     if silos.source == "emoji" and silos.alpha is not None:
-        raise ValueError(f"alpha = {silos.alpha}: source = 'emoji' shares out concepts, not labels; leave alpha out")
+        raise ValueError(
+            f"data.{section}.alpha = {silos.alpha}: source = 'emoji' shares out concepts, not labels; leave alpha out"
+        )
 
 
 class EmojiOptions(MultimodalOptions):

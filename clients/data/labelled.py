@@ -57,7 +57,7 @@ def shared_out(
     rows = balanced(labels_N, needed * (1 if options.alpha is None else SPARE), numpy_stream(seed, "draw", kind))
     if len(rows) < needed:
         raise DataError(
-            f"data.{kind}.train = {options.train}: {options.silos} silos need {needed} samples, there are {len(rows)}; "
+            f"data.{kind}s.train = {options.train}: {options.silos} silos need {needed} samples, there are {len(rows)}; "
             "ask for fewer samples or silos"
         )
     shares = DataOptions.model_construct(  # a partition asks nothing of the source

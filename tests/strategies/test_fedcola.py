@@ -376,7 +376,7 @@ def test_simulated_devices_take_energy_for_towers_and_more_for_gates(data_cache)
         ("train.proximal=1", r"train.proximal: unknown field"),
         ("data.test=10", r"data.test = 10: .*greater than or equal to 11"),
         ('data.vendors=["twitter","twitter"]', r"names a vendor twice"),
-        ("data.images.alpha=0.5", r"data.images: alpha = 0.5: source = 'emoji' shares out concepts, not labels"),
+        ("data.images.alpha=0.5", r"data.images.alpha = 0.5: source = 'emoji' shares out concepts, not labels"),
         ("data.images.silos=0", r"data.images.silos = 0"),
         ("model.patch=5", r"model.patch = 5: the image is 32 x 32"),
     ],

@@ -175,7 +175,7 @@ def test_other_image_sources_come_in_the_same_shape_and_balanced(data_cache, mon
     uneven = options.model_copy(update={"images": options.images.model_copy(update={"alpha": 0.3, "train": 10, "test": 5})})
     spread = [len(np.unique(silo.train.labels_N)) for silo in of_type(uneven.make(seed=1), "image")]
     assert min(spread) < 8
-    with pytest.raises(DataError, match=r"data.image.train = 400: 4 silos need 1640 samples, there are 400"):
+    with pytest.raises(DataError, match=r"data.images.train = 400: 4 silos need 1640 samples, there are 400"):
         options.model_copy(update={"images": options.images.model_copy(update={"train": 400})}).make(seed=1)
 
 
