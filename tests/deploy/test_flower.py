@@ -84,7 +84,7 @@ def test_with_tls_only_registered_nodes_take_part(images, tmp_path):
     """Nobody is let in before an operator registers their keys, and no call goes through without TLS."""
     composed = Composed(tmp_path, ("docker-compose.yml", "deploy/flower/tls.yml"))
     try:
-        composed("up", "-d", "certificates", "superlink", *NODES, *SIMULATORS)
+        composed("--profile", "flower", "up", "-d", "superlink", *NODES, *SIMULATORS)
         plain = run("docker", "exec", composed.containers("superlink")[0], "flwr", "list", "composed", check=False)
         assert plain.returncode != 0
         assert (
