@@ -5,7 +5,7 @@ import sys
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-TIMEOUT_S = 4
+TIMEOUT_S = 8
 
 
 def main(url: str) -> bool:

@@ -290,7 +290,7 @@ def connect(
         raise SpecError(f"{root_ca}: cannot be read ({error.strerror}); give a PEM file") from None
     if "=" not in endpoint:
         return RemoteClient(endpoint, token, authority, patience_s=patience_s)
-    routes = dict(part.strip().split("=", 1) for part in endpoint.split(",") if "=" in part)
+    routes = dict(part.strip().partition("=")[::2] for part in endpoint.split(","))
     if unknown := sorted(routes.keys() - SIMULATORS.keys()):
         raise SpecError(f"endpoint {endpoint!r}: {unknown[0]!r} is no simulator; {choose(unknown[0], SIMULATORS)}")
     return RoutedClient({name: RemoteClient(at, token, authority, patience_s=patience_s) for name, at in routes.items()})

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 BASE = os.environ.get("FEDCOSIM_BASE_IMAGE", "python:3.11-slim-bookworm")
 TAG = "fedcosim-test"
 POSTGRES_TAG = "fedcosim-test-postgres"
-BUILD_S, UP_S = 3000, 600
+BUILD_S, UP_S = 3000, 900
 
 
 def run(*command: object, check: bool = True, timeout_s: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -36,6 +36,7 @@ def experiment(service) -> dict:
     at = client.get(made)["rounds"]
     wait(lambda: not service.running(made), 600)
     ended, rounds, report = client.get(made), client.rounds(made), service.artifact(made, "report.html")
+    print(f"\nthe loss of a node cost {max(line['wall_s'] for line in rounds[3:]):.0f} s")
     composed("restart", "-t", "5", "api")
     wait(service.ready, 120)
     return {"id": made, "clients_on": clients_on, "killed_at": at, "ended": ended, "rounds": rounds, "report": report}

@@ -81,25 +81,21 @@ def test_flowers_runtime_and_ray_agree(strategy, sites):
 
 
 def test_with_tls_only_registered_nodes_take_part(images, tmp_path):
-    """Nobody is let in before an operator registers their keys, and no call goes through without TLS."""
+    """Nobody is let in before an operator registers their keys, for which nodes wait; no call goes through without TLS."""
     composed = Composed(tmp_path, ("docker-compose.yml", "deploy/flower/tls.yml"))
     try:
-        composed("up", "-d", "certificates", "superlink", *NODES, *SIMULATORS)
+        composed("--profile", "flower", "up", "-d", "superlink", *NODES, *SIMULATORS)
         plain = run("docker", "exec", composed.containers("superlink")[0], "flwr", "list", "composed", check=False)
         assert plain.returncode != 0
-        assert (
-            json.loads(composed.inside("superlink", "flwr", "supernode", "list", "composed-tls", "--format", "json"))["nodes"]
-            == []
-        )
+
+        def statuses() -> list[str]:
+            listed = composed.inside("superlink", "flwr", "supernode", "list", "composed-tls", "--format", "json")
+            return [node["status"] for node in json.loads(listed)["nodes"]]
+
+        assert statuses() == []
         for node in NODES:
             composed.inside("superlink", "flwr", "supernode", "register", f"/certificates/{node}.pub", "composed-tls")
-        composed("restart", "-t", "5", *NODES)
-
-        def online() -> bool:
-            listed = json.loads(composed.inside("superlink", "flwr", "supernode", "list", "composed-tls", "--format", "json"))
-            return [node["status"] for node in listed["nodes"]] == ["online", "online"]
-
-        wait(online, 120)
+        wait(lambda: statuses() == ["online", "online"], 240)
         record = flwr_run(composed, small("fedavg", *TWO, "federation.rounds=1").to_toml(), "composed-tls")
         assert record["status"] == "finished"
     finally:

@@ -197,3 +197,5 @@ def test_each_simulator_can_have_an_endpoint_of_its_own(host):
         routed.estimate("neomem", SMALL)
     with pytest.raises(SpecError, match="'rofline' is no simulator; did you mean 'roofline'"):
         connect("rofline=127.0.0.1:1")
+    with pytest.raises(SpecError, match=r"'127\.0\.0\.1:2' is no simulator"):
+        connect("roofline=127.0.0.1:1,127.0.0.1:2")
