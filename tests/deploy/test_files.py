@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from importlib.resources import files
 from pathlib import Path
@@ -55,12 +56,11 @@ def test_every_setting_is_in_the_example():
 
 
 def test_no_registry_or_index_is_named():
-    """Images and packages come from wherever the engine and pip are set up for."""
+    """Images and packages come from wherever the engine and pip are set up for: addresses are of this computer only."""
     for file in [*DEPLOY.rglob("*"), ROOT / "docker-compose.yml", ROOT / ".dockerignore"]:
         if file.is_file():
-            assert not any(
-                host in file.read_text() for host in ("docker.io", "quay.io", "ghcr.io", "pypi.org", "pytorch.org")
-            ), file
+            hosts = re.findall(r"[a-z]+://([\w.-]+)", file.read_text())
+            assert {host for host in hosts if "." in host} <= {"127.0.0.1", "0.0.0.0"}, file
 
 
 def test_what_kubernetes_reads_is_valid_by_its_schemas():
