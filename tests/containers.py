@@ -132,6 +132,9 @@ class Service:
     def ready(self) -> bool:
         return httpx.get(f"{self.composed.url}/readyz").status_code == 200
 
+    def health(self, service: str) -> str:
+        return inspect(self.composed.containers(service)[0])["State"]["Health"]["Status"]
+
     def running(self, experiment: str) -> bool:
         return self.client.get(experiment)["status"] in ("queued", "starting", "running")
 

@@ -13,7 +13,7 @@ set -euo pipefail
 export PATH="${FEDCOSIM_ENV:-$SLURM_SUBMIT_DIR/.venv}/bin:$PATH"
 export OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0
 export FEDCOSIM_CACHE="${FEDCOSIM_CACHE:-$SLURM_SUBMIT_DIR/cache}"
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)  # reads all: a pipe that breaks would end the script
 address=$(srun --nodes=1 --ntasks=1 -w "$head" hostname --ip-address | awk '{print $1}')
 port=$((20000 + SLURM_JOB_ID % 10000))
 

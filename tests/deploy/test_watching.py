@@ -42,6 +42,7 @@ def test_prometheus_finds_every_service_and_every_ray_node(ask, service):
         return {job: sum(t["labels"]["job"] == job and t["health"] == "up" for t in found) for job in TARGETS}
 
     wait(lambda: up() == TARGETS, 180)
+    assert service.health("prometheus") == "healthy"
 
 
 def test_every_panel_of_the_dashboard_has_figures(ask, service):
@@ -56,7 +57,7 @@ def test_every_panel_of_the_dashboard_has_figures(ask, service):
 def test_where_the_environment_says_so_runs_are_told_to_mlflow(service):
     service.composed.settings.open("a").write(f"MLFLOW_IMAGE={containers.build(containers.TAG + '-mlflow', 'deploy/mlflow')}\n")
     service.composed("up", "-d", "mlflow")
-    wait(lambda: containers.inspect(service.composed.containers("mlflow")[0])["State"]["Health"]["Status"] == "healthy", 180)
+    wait(lambda: service.health("mlflow") == "healthy", 180)
     head = service.composed.containers("ray-head")[0]
     run("docker", "exec", "-i", head, "sh", "-c", "cat > /data/spec.toml", input=small("fedavg", "name=told").to_toml())
     there = ("fedcosim", "run", "/data/spec.toml", "--out", "/data/runs", "--set", "engine.workers=1", "--json")
