@@ -56,6 +56,7 @@ class MlflowTracker:
     def __init__(self, uri: str, spec: Experiment, record: Record) -> None:
         from mlflow import MlflowClient
 
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with --json, stdout is one document
         self._client, self._record = MlflowClient(tracking_uri=uri), record
         experiment = self._client.get_experiment_by_name(spec.name)
         experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(spec.name)

@@ -15,13 +15,14 @@ from wandb.proto import wandb_internal_pb2
 from fedcosim.server.run import resumable, resume, run
 
 
-def test_mlflow_and_tensorboard_hold_the_rounds_of_a_resumed_run(runs, tmp_path, local_ray, monkeypatch):
+def test_mlflow_and_tensorboard_hold_the_rounds_of_a_resumed_run(runs, tmp_path, local_ray, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts of a local store
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     spec = small("fedavg", "federation.rounds=2", f"tracking.mlflow='{uri}'", "tracking.tensorboard=true", "evaluate.every=1")
     folder = run(spec, runs)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # which counts where a spec names none
     resume(folder, resumable(folder, ["federation.rounds=3", "tracking.mlflow="]))
+    assert capsys.readouterr().out == ""  # where --json prints its document
     lines = json.loads((folder / "result.json").read_text())["rounds"]
 
     client = MlflowClient(tracking_uri=uri)
