@@ -31,14 +31,16 @@ test-slow: $(READY) ## Run the tests that take minutes each
 test-containers: $(READY) ## Run the tests that need a container engine
 	$(BIN)/pytest -m containers
 
-check: $(READY) ## Lint, check formatting and types
+check: $(READY) ## Lint, check formatting and types, look up vulnerabilities where that can be done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	mkdir -p $(VENV)/typecheck && ln -sfn "$(CURDIR)" $(VENV)/typecheck/fedcosim
 	cd $(VENV)/typecheck && MYPYPATH=. ../bin/mypy --config-file fedcosim/pyproject.toml --cache-dir ../mypy -p fedcosim
+	@$(MAKE) --no-print-directory audit > $(VENV)/audit.txt 2>&1 && echo "no known vulnerabilities" \
+		|| echo "vulnerabilities: found some, or nobody could be asked; see $(VENV)/audit.txt"
 
 audit: $(READY) ## Look up known vulnerabilities of all installed packages; needs a network
-	$(BIN)/pip-audit --local --skip-editable --progress-spinner off
+	$(BIN)/pip-audit --local --skip-editable --progress-spinner off --vulnerability-service osv --timeout 10
 
 docs: $(READY) ## Write the generated reference pages again
 	$(BIN)/python docs/generate_reference.py
