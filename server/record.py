@@ -71,6 +71,7 @@ class Record:
         if self._events.tell() and (self._events.seek(-1, os.SEEK_END), self._events.read(1))[1] != b"\n":
             self._events.write(b"\n")  # what a killed process left half written becomes a line of its own
         self._saved = -math.inf
+        self._cohort: list[int] = []  # of the newest round
         self.result: dict[str, Any] = {
             "schema": SCHEMA,
             "id": folder.name,
@@ -169,6 +170,7 @@ class Record:
         if evaluation is not None and (figures := evaluation.further()):
             line["figures"] = figures
         self.result["rounds"].append(line)
+        self._cohort = sorted(tally.sampled)
         for client in tally.replied:
             self.result["clients"][client]["rounds"] += 1
         if evaluation is not None:
@@ -180,6 +182,15 @@ class Record:
         self.result["final"] |= {"rounds": outcome.round, **sums, "wall_s": wall_s, **simulated, "epsilon": line["epsilon"]}
         self.result["final"] |= metrics
         return line
+
+    def announce_round(self) -> None:
+        """Append the newest round, which is durable by now, to events.jsonl."""
+        self.event("round", **self.result["rounds"][-1], cohort=self._cohort)
+
+    def _announced(self) -> bool:
+        """Say whether the newest round is in events.jsonl: a process may be killed between its checkpoint and its event."""
+        mark = f'"event": "round", "round": {self.result["rounds"][-1]["round"]},'
+        return mark in (self.folder / "events.jsonl").read_text(encoding="utf-8")
 
     def _epsilon(self, spent: float) -> float | None:
         """Return the most that any client has spent up to now; None where nothing is promised."""
@@ -210,7 +221,8 @@ class Record:
     def progress(self) -> dict[str, Any]:
         """Return what `restore` needs: all of result.json that the spec and the data do not already say, by column."""
         clients = {key: [client[key] for client in self.result["clients"]] for key in ("accuracy", "loss", "rounds")}
-        return {"clients": clients, **{key: self.result[key] for key in ("rounds", "final", "started")}}
+        kept = {key: self.result[key] for key in ("rounds", "final", "started")}
+        return {"clients": clients, "cohort": self._cohort, **kept}
 
     def restore(self, progress: Mapping[str, Any]) -> None:
         """Go back to what a checkpoint knew, after `add_partition`."""
@@ -218,6 +230,9 @@ class Record:
         for key, column in progress["clients"].items():
             for client, value in zip(self.result["clients"], column, strict=True):
                 client[key] = value
+        self._cohort = progress.get("cohort", [])
+        if not self._announced():
+            self.announce_round()
         self.event("resumed", rounds=len(progress["rounds"]))
 
     def attach(self, files: Mapping[str, bytes]) -> None:

@@ -104,14 +104,12 @@ def execute(bench: Workbench, grid: Grid, record: Record, roster: Roster, listen
         if isinstance(strategy, OneShot):
             record.attach(strategy.artifacts())
         line = record.add_round(outcome)
-        record.event(
-            "round", **line, cohort=sorted(outcome.tally.sampled)
-        )  # before what a resume goes by, so that none is missing
         states = dict(grid.states) if isinstance(grid, RayGrid) else {}
         checkpoints.save(Checkpoint(outcome.round, arrays, strategy_state.dump(strategy), states, record.progress()))
         if isinstance(grid, RayGrid):
             grid.prune()
         record.save(at_most_every_s=1.0)
+        record.announce_round()
         for listener in listeners:
             listener.round(line)
         if stop.reached(line):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import safetensors.numpy
 from outcomes import final_bytes, result
 from small import SMALL, small
 
+from fedcosim.clients.workbench import Workbench
 from fedcosim.core.errors import RunError, SpecError, StateError
-from fedcosim.server.record import Checkpoints, stored_spec
+from fedcosim.server.record import Checkpoints, Record, stored_spec
 from fedcosim.server.report import record_schema
 from fedcosim.server.run import resumable, resume, run
 from fedcosim.server.spec import override, parse
@@ -68,6 +70,21 @@ def test_the_final_figures_are_those_of_the_clients(finished):
 def test_events_tell_the_whole_story_in_order(finished):
     events = [json.loads(line) for line in (finished / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["started", *["round"] * 5, "finished"]
+
+
+def test_a_kill_between_checkpoint_and_event_loses_no_event(finished, tmp_path):
+    """The checkpoint of round 5 is there, its line in events.jsonl is not: a resume writes it, once."""
+    whole = (finished / "events.jsonl").read_text().splitlines()
+    folder = shutil.copytree(finished, tmp_path / "killed")
+    (folder / "events.jsonl").write_text("\n".join(whole[:-2]) + "\n")
+    spec = stored_spec(folder)
+    for _ in range(2):
+        with Record(folder, spec) as record:
+            record.add_partition(Workbench(spec).data)
+            record.restore(Checkpoints(folder).latest().progress)
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events[-3:]] == ["round", "resumed", "resumed"]
+    assert {**events[-3], "time": None} == {**json.loads(whole[-2]), "time": None}
 
 
 def test_the_model_file_holds_the_shared_parameters(finished):
