@@ -240,7 +240,8 @@ def main() -> None:
         stderr.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        stderr.print("interrupted; go on with `fedcosim resume`")
+        resumable = sys.argv[1:2] in (["run"], ["resume"])
+        stderr.print("interrupted; go on with `fedcosim resume`" if resumable else "interrupted")
         sys.exit(130)
 
 
