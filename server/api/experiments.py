@@ -164,7 +164,8 @@ def resume(who: Runner, experiment: Found, stored: Stored, changes: Annotated[Ov
         raise ProblemError(
             422, f"federation.rounds = {spec.federation.rounds}: all are done; set more, {experiment.rounds + 10} say"
         )
-    fields = {"overrides": changes.set, "spec": spec.to_dict(), "reason": None, "ended": None, "stop_asked": False}
+    overrides = [*experiment.overrides, *changes.set]  # those of a resume that was stopped in the queue were never applied
+    fields = {"overrides": overrides, "spec": spec.to_dict(), "reason": None, "ended": None, "stop_asked": False}
     if not stored.move(experiment.id, ENDED, "queued", **fields):
         raise ProblemError(409, f"experiment {experiment.id!r}: somebody else has just resumed it")
     stored.note(who.name, who.role, "resume", experiment.id)

@@ -26,7 +26,7 @@ class Experiment(Table):
     attempt : int
         How often it was started; names its Ray job.
     overrides : list of str
-        `a.b=c` of the last resume.
+        `a.b=c` of all resumes, in order.
     stop_asked : bool
         Somebody wants it to end.
     lease : float, optional

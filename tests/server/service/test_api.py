@@ -271,6 +271,16 @@ def test_a_stop_of_what_is_queued_cancels_it_and_a_resume_queues_it_again(api, s
     assert api("runner", "POST", f"/v1/experiments/{submitted}/resume", json={}).status_code == 409
 
 
+def test_changes_of_a_resume_that_was_stopped_in_the_queue_are_not_forgotten(api, submitted, service):
+    """The driver applies what is in `overrides` to the run's own spec: all of it must be there, not the last alone."""
+    for changes in (["federation.rounds=9"], ["stop.patience=4"], []):
+        api("runner", "POST", f"/v1/experiments/{submitted}/stop")
+        assert api("runner", "POST", f"/v1/experiments/{submitted}/resume", json={"set": changes}).status_code == 202
+    row = service.store.get(submitted)
+    assert row.overrides == ["federation.rounds=9", "stop.patience=4"]
+    assert (row.spec["federation"]["rounds"], row.spec["stop"]["patience"]) == (9, 4)
+
+
 # --------------------------------------------------------------------------------------------------- catalogue, hwsim
 
 
