@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +75,7 @@ def on_a_cluster(folder: str) -> None:
 @pytest.mark.slow
 def test_workers_go_where_they_are_wanted_and_nodes_may_leave_and_join(tmp_path):
     """In a process of its own: one can be part of one cluster only."""
-    process = multiprocessing.get_context("spawn").Process(target=on_a_cluster, args=(str(tmp_path),))
-    process.start()
-    process.join(240)
-    assert process.exitcode == 0
+    subprocess.run([sys.executable, __file__, str(tmp_path)], check=True, timeout=240)
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -87,3 +85,7 @@ def test_what_no_node_has_is_refused(options, tmp_path):
         SpecError, match=r"Ray has 0 CPUs here, a worker takes one and (a node with data=mars|2 sensor); add nodes"
     ):
         Pool((app(), {}, 1, str(tmp_path)), **options)
+
+
+if __name__ == "__main__":
+    on_a_cluster(sys.argv[1])

@@ -21,8 +21,8 @@ SPEC = small("fedperfix", f"federation.rounds={ROUNDS}", "evaluate.every=10", "e
 
 
 def workers() -> list[psutil.Process]:
-    """Processes of Ray actors of ours, busy or idle."""
-    return [p for p in psutil.process_iter(["name"]) if p.info["name"].startswith("ray::Worker")]
+    """Processes of Ray actors of ours, busy or idle; this process has started Ray, so they descend from it."""
+    return [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::Worker")]
 
 
 class Weighing:
