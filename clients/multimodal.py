@@ -110,7 +110,7 @@ class MultimodalBench(Workbench):
         """Return retrieval examples and the shared space of the first client that matches modalities."""
         from .space import pictures
 
-        client = next((c for c in range(self.data.num_clients) if not self.kind_of(c).classes), None)
+        client = next((c for c in range(self.data.num_clients) if self.kind_of(c).target is None), None)
         if client is None:
             return {}
         kind = self.kind_of(client)
@@ -168,11 +168,12 @@ def _contrast(message: Message, bench: MultimodalBench) -> tuple[Samples, Contra
 
 
 def evaluate(bench: Workbench, message: Message, context: Context) -> Message:
-    """Judge the model of the client's type on the client's own held-out data; accuracy is named by the type too."""
+    """Judge the model of the client's type on the client's own held-out data; figures of labels are named by the type too."""
     assert isinstance(bench, MultimodalBench)
     client = client_of(context)
     kind, samples = bench.kind_of(client), bench.data.test(client)
     judged = task.judge(bench.load_type(kind, arrays_of(message)), samples)
-    if "accuracy" in judged:
-        judged[f"accuracy_{kind.name}"] = judged["accuracy"]
+    if kind.target is not None:
+        own = {f"{figure}_{kind.name}": value for figure, value in judged.items() if figure != "loss"}
+        judged = {figure: judged[figure] for figure in judged.keys() & {"loss", "accuracy"}} | own
     return Message(RecordDict({"metrics": MetricRecord({WEIGHT_KEY: len(samples), **judged})}), reply_to=message)

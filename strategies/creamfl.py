@@ -70,7 +70,7 @@ class CreamFlLike(Typed):
 
     def __init__(self, setting: Setting, options: CreamFlLikeOptions) -> None:
         super().__init__(setting, options)
-        paired = [name for name, kind in setting.types.items() if not kind.classes]
+        paired = [name for name, kind in setting.types.items() if kind.target is None]
         if setting.public is None or len(paired) != 1:
             raise SpecError("data.public = 0: strategy 'creamfl-like' needs public pairs for one type that matches; give some")
         self._paired, self._public = paired[0], setting.public
@@ -88,7 +88,7 @@ class CreamFlLike(Typed):
     def content(self, name: str, server_round: int) -> RecordDict:
         """Return what clients of a type are sent: its model and, to those of one modality, features of the public pairs."""
         content = super().content(name, server_round)
-        if self.setting.types[name].classes:
+        if self.setting.types[name].target is not None:
             if not self._features:
                 self._load(self._start[self._paired])
                 self._features = {key: view[:, 0].clone() for key, view in embed_all(self._model, self._public).items()}

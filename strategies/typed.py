@@ -168,7 +168,7 @@ class Typed(Strategy):
             for key, value in metrics.items():
                 if key != WEIGHT_KEY:
                     name = self._type_of[node]
-                    matched = key == "train_loss" and not self.setting.types[name].classes
+                    matched = key == "train_loss" and self.setting.types[name].target is None
                     called = key if matched else f"{key}_{name}"
                     total, weights = sums.get(called, (0.0, 0.0))
                     sums[called] = total + weight * float(value), weights + weight  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ from . import wordnet
 from .labelled import LabelledOptions, samples, shared_out, silo
 from .multimodal import LEAST_GALLERY, Federation, MultimodalOptions, Samples, Silo
 from .options import DataOptions
-from .silos import Pixels, SiloType, Tokens, View
+from .silos import Classes, Pixels, SiloType, Tokens, View
 from .source import source
 from .text import encode, vocabulary, words
 
@@ -249,7 +249,7 @@ class _Maker:
         silos, public, size, cut = _in_ids(silos, public, self.options.words)
         views: dict[str, View] = {"image": Pixels((3, SIDE, SIDE)), "text": Tokens(size, self.options.words)}
         types = [SiloType("image+text", views)]
-        types += [SiloType(name, {name: views[name]}, count) for name, count in classes.items() if count]
+        types += [SiloType(name, {name: views[name]}, Classes(count)) for name, count in classes.items() if count]
         return Federation(types, silos, public, {"texts_cut": cut})
 
     def _pairs(self) -> list[Silo]:

@@ -27,9 +27,9 @@ from torch import Tensor
 from ...core.errors import DataError
 from ...core.options import Options, Registry
 from .cache import place
-from .silos import Pixels, SiloType, Tokens, View, named
+from .silos import Classes, Function, Number, Pixels, SiloType, Target, Tokens, View, named
 
-FORMAT = 1
+FORMAT = 2
 LEAST_GALLERY = 11  # recall among the first ten must not be certain
 
 
@@ -43,8 +43,8 @@ class Samples:
         Each modality's view of the same samples, in the same order.
     keys_N : array of int64
         Equal where two samples are the same thing: such samples are no negatives of each other.
-    labels_N : array of int64, optional
-        Classes, where there are some.
+    labels_N : array, optional
+        What is to be told of each sample, as the type's `target` says.
     """
 
     views: Mapping[str, Any]
@@ -131,7 +131,7 @@ class Federation:
 def _check_sizes(client: int, silo: Silo, kind: SiloType) -> None:
     if silo.examples < 1 or not len(silo.train):
         raise DataError(f"client {client}: has {len(silo.train)} training samples that count {silo.examples}; it needs some")
-    if kind.classes:
+    if kind.target is not None:
         return
     if len(silo.train) < 2:
         raise DataError(f"client {client}: one pair has nothing to be told from; give it at least 2")
@@ -150,10 +150,22 @@ def _check_samples(samples: Samples, kind: SiloType, where: str) -> None:
     for modality, view in kind.views.items():
         _check_view(samples.views[modality], view, f"{where}, {modality}")
     labels_N = samples.labels_N
-    if (labels_N is None) != (kind.classes == 0):
-        raise DataError(f"{where}: {'labels are missing' if kind.classes else 'there are labels, but no classes'}")
-    if labels_N is not None and len(labels_N) and not (labels_N.min() >= 0 and labels_N.max() < kind.classes):
-        raise DataError(f"{where}: labels run from {labels_N.min()} to {labels_N.max()}; choose 0 to {kind.classes - 1}")
+    if (labels_N is None) != (kind.target is None):
+        raise DataError(f"{where}: {'there are labels, but no target' if kind.target is None else 'labels are missing'}")
+    if labels_N is not None and len(labels_N):
+        _check_labels(labels_N, kind.target, where)
+
+
+def _check_labels(labels_N: np.ndarray, target: Target | None, where: str) -> None:
+    match target:
+        case Classes(count) if not (labels_N.min() >= 0 and labels_N.max() < count):
+            raise DataError(f"{where}: labels run from {labels_N.min()} to {labels_N.max()}; choose 0 to {count - 1}")
+        case Number(log=log) if not np.isfinite(labels_N).all() or (log and labels_N.min() <= 0):
+            raise DataError(f"{where}: labels run from {labels_N.min()}; {'positive' if log else 'finite'} numbers are needed")
+        case Function(patterns) if labels_N.dtype != bool or labels_N.shape[1:] != (patterns,):
+            raise DataError(
+                f"{where}: labels are {labels_N.dtype}{list(labels_N.shape)}; bits of shape N, {patterns} are needed"
+            )
 
 
 def _check_view(array: np.ndarray, view: View, where: str) -> None:
@@ -260,7 +272,7 @@ class MultimodalData:
         return MultimodalData, (self.path,)
 
     def train(self, client: int) -> Samples:
-        """Return a client's training samples as tensors: pixels -1..1 in float32, tokens and labels in int64."""
+        """Return a client's training samples as tensors: pixels -1..1 in float32, tokens and classes in int64."""
         return self._samples(f"{client}/train/")
 
     def test(self, client: int) -> Samples:
@@ -280,7 +292,8 @@ class MultimodalData:
         """Return the accuracy of always predicting the most frequent training class; NaN where there are no classes."""
         found = np.full(self.num_clients, np.nan)
         for client in range(self.num_clients):
-            if self.types[self.type_of[client]].classes and self.num_test[client] and split == "test":
+            kind = self.types[self.type_of[client]]
+            if isinstance(kind.target, Classes) and self.num_test[client] and split == "test":
                 majority = self.train(client).labels_N.bincount().argmax()
                 found[client] = (self.test(client).labels_N == majority).double().mean()
         return found
@@ -288,22 +301,38 @@ class MultimodalData:
     def partition(self) -> dict[str, Any]:
         """Return who holds what, for the record."""
         types = {
-            name: {"modalities": list(kind.views), "classes": kind.classes, "clients": self.type_of.count(name)}
+            name: {
+                "modalities": list(kind.views),
+                "target": _described(kind.target),
+                "clients": self.type_of.count(name),
+            }
             for name, kind in self.types.items()
         }
         return {"types": types, "type_of": self.type_of, "examples": self.examples, "notes": self.notes}
 
 
-def _type(name: str, classes: int, views: Mapping[str, Mapping[str, Any]]) -> SiloType:
+_TARGETS: dict[str, type[Target]] = {"classes": Classes, "number": Number, "function": Function}
+
+
+def _described(target: Target | None) -> dict[str, Any] | None:
+    if target is None:
+        return None
+    return {"kind": type(target).__name__.lower(), **vars(target)}
+
+
+def _type(name: str, target: dict[str, Any] | None, views: Mapping[str, Mapping[str, Any]]) -> SiloType:
     def view(fields: Mapping[str, Any]) -> View:
         return Pixels(tuple(fields["shape_CHW"])) if "shape_CHW" in fields else Tokens(**fields)  # type: ignore[arg-type]
 
-    return SiloType(name, {modality: view(fields) for modality, fields in views.items()}, classes)
+    learnt = None if target is None else _TARGETS[target.pop("kind")](**target)
+    return SiloType(name, {modality: view(fields) for modality, fields in views.items()}, learnt)
 
 
 def _tensor(array: np.ndarray) -> Tensor:
     if array.dtype == np.uint8:  # pixels
         return torch.from_numpy(array.astype(np.float32)).div_(255).sub_(0.5).div_(0.5)
+    if array.dtype.kind in "fb":  # numbers, truth tables
+        return torch.from_numpy(array)
     return torch.from_numpy(array.astype(np.int64))
 
 
@@ -334,7 +363,11 @@ def store(federation: Federation, path: Path) -> MultimodalData:
         for name, array in samples.columns().items()
     }
     types = [
-        {"name": kind.name, "classes": kind.classes, "views": {modality: vars(view) for modality, view in kind.views.items()}}
+        {
+            "name": kind.name,
+            "target": _described(kind.target),
+            "views": {modality: vars(view) for modality, view in kind.views.items()},
+        }
         for kind in federation.types
     ]
     about = {

@@ -1,4 +1,4 @@
-"""What silos are: client types, the modalities each holds, and what a sample of a modality looks like. No samples here.
+"""What silos are: client types, the modalities each holds, what samples look like, and what is learnt. No samples here.
 
 A *type* is a set of clients with the same modalities, data set and task: one model is kept for it (FedCola, arXiv:2404.12467).
 """
@@ -33,6 +33,47 @@ View = Pixels | Tokens
 
 
 @dataclass(frozen=True)
+class Classes:
+    """Labels are one of `count` classes: int64, shape (N,)."""
+
+    count: int
+
+    @property
+    def outputs(self) -> int:
+        """Width of the model's head."""
+        return self.count
+
+
+@dataclass(frozen=True)
+class Number:
+    """Labels are numbers, float64, shape (N,); learnt is (y - mean) / deviation, of the logarithms where `log`."""
+
+    mean: float
+    deviation: float
+    log: bool = False
+
+    @property
+    def outputs(self) -> int:
+        """Width of the model's head."""
+        return 1
+
+
+@dataclass(frozen=True)
+class Function:
+    """Labels are truth tables, bool, shape (N, patterns); embeddings are to be as far apart as functions differ."""
+
+    patterns: int
+
+    @property
+    def outputs(self) -> int:
+        """Width of the model's head: there is none."""
+        return 0
+
+
+Target = Classes | Number | Function
+
+
+@dataclass(frozen=True)
 class SiloType:
     """A client type.
 
@@ -42,8 +83,8 @@ class SiloType:
         The type's arrays are named `<name>/<parameter>` on the server.
     views : mapping of str to View
         What a sample looks like in each modality that the type's clients hold.
-    classes : int
-        Classes of the type's labels; 0 where samples are matched across modalities instead.
+    target : Classes, Number or Function, optional
+        What the type's labels are; None where samples are matched across modalities instead.
 
     Raises
     ------
@@ -53,7 +94,7 @@ class SiloType:
 
     name: str
     views: Mapping[str, View]
-    classes: int = 0
+    target: Target | None = None
 
     def __post_init__(self) -> None:
         for name in self.views:
@@ -61,9 +102,9 @@ class SiloType:
                 raise DataError(f"modality {name!r} of type {self.name!r}: must be a word of letters, digits and underscores")
         if not self.name or set(self.name) & set("/."):
             raise DataError(f"type {self.name!r}: must be a name without dots and slashes")
-        if (self.classes > 0) != (len(self.views) == 1):
+        if (self.target is not None) != (len(self.views) == 1):
             raise DataError(
-                f"type {self.name!r}: {len(self.views)} modalities and {self.classes} classes; "
+                f"type {self.name!r}: {len(self.views)} modalities {'without' if self.target is None else 'with'} labels; "
                 "one modality needs labels, several are matched without"
             )
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from ...core.errors import SpecError
 from ...core.seeds import derive
-from ..data.silos import Pixels, SiloType, Tokens, View
+from ..data.silos import Classes, Pixels, SiloType, Target, Tokens, View
 from .options import ModelOptions
 from .vit import CLASS_TOKEN, Block
 
@@ -66,7 +66,7 @@ class TowersOptions(ModelOptions):
         SpecError
             If the image cannot be cut into whole patches.
         """
-        return Towers({"image": Tower(self, Pixels(shape_CHW))}, self.dim, classes)
+        return Towers({"image": Tower(self, Pixels(shape_CHW))}, self.dim, Classes(classes))
 
     def build_for(self, kind: SiloType, seed: int) -> Towers:
         """Build the model of one client type; the weights of a tower depend on its modality, view and the seed only.
@@ -85,7 +85,7 @@ class TowersOptions(ModelOptions):
                 generator.manual_seed(derive(seed, "tower", modality))
                 towers[modality] = Tower(self, view)
             generator.manual_seed(derive(seed, "head", kind.name))
-            return Towers(towers, self.dim, kind.classes)
+            return Towers(towers, self.dim, kind.target)
 
 
 class PatchEmbedding(nn.Module):
@@ -161,24 +161,25 @@ class Towers(nn.Module):
         By modality.
     dim : int
         Their width.
-    classes : int
-        Width of the head; 0: there is none.
+    target : Target, optional
+        What is learnt; it decides on the head.
     """
 
     channels_last: ClassVar[bool] = False
 
-    def __init__(self, towers: Mapping[str, Tower], dim: int, classes: int) -> None:
+    def __init__(self, towers: Mapping[str, Tower], dim: int, target: Target | None) -> None:
         super().__init__()
+        self.target = target
         self.towers = nn.ModuleDict(towers)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.head = nn.Linear(dim, classes) if classes else nn.Identity()
+        self.head = nn.Linear(dim, target.outputs) if target is not None and target.outputs else nn.Identity()
 
     def encode(self, modality: str, x: Tensor) -> Tensor:
         """Return what one modality's view of some samples means, shape (B, D)."""
         return self.norm(self.towers[modality](x))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits of samples of the only modality, shape (B, K)."""
+        """Return what the head says of samples of the only modality, shape (B, K): logits, or a number (K = 1)."""
         (modality,) = self.towers
         return self.head(self.encode(modality, x))
 

@@ -3,9 +3,11 @@
 Source: Sun et al., arXiv:2404.12467, section 3, and its published code: cross-entropy on the class token; symmetric InfoNCE
 (arXiv:1807.03748, as CLIP has it, arXiv:2103.00020) over the pairs of a batch, at a temperature that stays at 0.07. Ours: of
 several texts of a sample, each pass draws one; images are shifted by a few pixels; pairs of the same thing are no negatives of
-each other; batches of a pass are of equal size, up to one; more than two modalities are matched two by two.
+each other; batches of a pass are of equal size, up to one; more than two modalities are matched two by two; labels can be
+numbers, or functions whose distances embeddings follow (DeepGate2, arXiv:2305.16373).
 
-Shapes: N = samples, B = batch, D = width, V = texts of a sample, L = tokens, C, H, W = channels, height, width.
+Shapes: N = samples, B = batch, D = width, V = texts of a sample, L = tokens, P = patterns of a truth table, C, H, W = channels,
+height, width.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.multimodal import Samples
+from ..data.silos import Classes, Function, Number
 from ..models.gates import Gate
 from ..models.towers import Towers
 from ..work import observe
 from .classification import TrainOptions
+from .labelled import judge_classes, judge_functions, judge_numbers, likeness, standardised
 from .retrieval import judged
 
 JUDGED_AT_ONCE = 256
@@ -83,7 +87,7 @@ def fit(
         Decides the order of samples, and shifts and texts drawn.
     """
     epochs, batch_size = (
-        (options.pair_epochs, options.pair_batch_size) if len(model.towers) > 1 else (options.epochs, options.batch_size)
+        (options.pair_epochs, options.pair_batch_size) if model.target is None else (options.epochs, options.batch_size)
     )
     _observe(model, samples, options, extras, epochs * math.ceil(len(samples) / batch_size), min(batch_size, len(samples)))
     return _train(model, samples, options, random, extras, epochs, batch_size)
@@ -123,7 +127,7 @@ def _train(
     optimizer = options.build_optimizer(weights)
     if extras.gates:
         optimizer.add_param_group({"params": [gate.g_K for gate in extras.gates], "lr": extras.gate_lr or options.lr})
-    loss_of: Callable[[Samples], Tensor] = _matching(model, options) if len(model.towers) > 1 else _labelling(model)
+    loss_of: Callable[[Samples], Tensor] = _matching(model, options) if model.target is None else _labelling(model)
     total = torch.zeros(())
     for rows in _batches(len(samples), epochs, batch_size, random):
         optimizer.zero_grad()
@@ -166,6 +170,11 @@ def shifted(x_BCHW: Tensor, most: int, random: torch.Generator) -> Tensor:
 
 def _labelling(model: Towers) -> Callable[[Samples], Tensor]:
     (modality,) = model.towers
+    match model.target:
+        case Number() as number:
+            return lambda batch: F.mse_loss(model(batch.views[modality])[:, 0], standardised(batch.labels_N, number))
+        case Function():
+            return lambda batch: likeness(model.encode(modality, batch.views[modality]), batch.labels_N)
     return lambda batch: F.cross_entropy(model(batch.views[modality]), batch.labels_N)
 
 
@@ -210,15 +219,21 @@ def embed_all(model: Towers, samples: Samples) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def judge(model: Towers, samples: Samples) -> dict[str, float]:
-    """Judge on held-out samples: `accuracy` and `loss` of labels, from each sample's first text, or what `judged` says."""
-    if len(model.towers) > 1:
+    """Judge on held-out samples: what `labelled` says of the type's labels, or `judged` of matches.
+
+    Classes and numbers are told from each sample's first text.
+    """
+    if model.target is None:
         return judged(embed_all(model, samples))
+    ((modality, view),) = samples.views.items()
+    if isinstance(model.target, Function):
+        return judge_functions(embed(model, modality, view), view, samples.labels_N)
     model.eval()
-    (view,) = samples.views.values()
     rows = view[:, 0] if view.dtype == torch.int64 else view
-    logits_NK = torch.cat([model(x) for x in rows.split(JUDGED_AT_ONCE)])
-    hits_N = logits_NK.argmax(1) == samples.labels_N
-    return {"loss": F.cross_entropy(logits_NK, samples.labels_N).item(), "accuracy": hits_N.double().mean().item()}
+    said_NK = torch.cat([model(x) for x in rows.split(JUDGED_AT_ONCE)])
+    if isinstance(model.target, Classes):
+        return judge_classes(said_NK, samples.labels_N)
+    return judge_numbers(said_NK[:, 0], samples.labels_N, model.target)
 
 
 def borrowed(aux: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -32,12 +32,22 @@ from .figures import (
     picture,
 )
 from .page import Page, Table
-from .reading import ENDED_WELL, KEY_FIGURES, MISSING, Record, learning_curve, load_record, retrieval_curve, standing
+from .reading import (
+    ENDED_WELL,
+    MISSING,
+    KeyFigure,
+    Record,
+    figures_of_types,
+    key_figure,
+    learning_curve,
+    load_record,
+    retrieval_curve,
+    standing,
+)
 
 ACCURACY_FIGURES = ("accuracy_mean", "accuracy_std", "accuracy_p10", "accuracy_worst", "majority_class")
 RETRIEVAL_FIGURES = (
     *("retrieval_sum_1_5_10_last3", "retrieval_sum_1_5_10", "retrieval_chance", "retrieval_sum_1_last3", "retrieval_gallery"),
-    *("accuracy_image", "accuracy_text"),
 )
 COST_FIGURES = ("bytes_up", "bytes_up_dense", "bytes_down", "wall_s", "sim_s", "energy_j", "epsilon")
 ROW_FIGURES = ACCURACY_FIGURES + RETRIEVAL_FIGURES + COST_FIGURES
@@ -45,7 +55,7 @@ _SAID_ONCE = ("accuracy_std", "majority_class", "bytes_up_dense", "retrieval_cha
 GROUP_FIGURES = tuple(key for key in ROW_FIGURES if key not in _SAID_ONCE)
 PAIRED_FIGURES = (
     *("accuracy_mean", "accuracy_p10", "accuracy_worst"),
-    *("retrieval_sum_1_5_10_last3", "retrieval_sum_1_5_10", "retrieval_sum_1_last3", "accuracy_image", "accuracy_text"),
+    *("retrieval_sum_1_5_10_last3", "retrieval_sum_1_5_10", "retrieval_sum_1_last3"),
     *("bytes_up", "sim_s", "energy_j"),
 )
 NOT_THE_METHOD = ("name", "seed", "engine", "tracking")  # parts of a spec that say nothing about what is compared
@@ -53,7 +63,7 @@ NOT_THE_METHOD = ("name", "seed", "engine", "tracking")  # parts of a spec that 
 
 @dataclass(frozen=True)
 class Row:
-    """One run: who it is and its figures (keys of `ROW_FIGURES`, None where unknown)."""
+    """One run: who it is and its figures (None where unknown): `ROW_FIGURES`, then those of client types that any run has."""
 
     id: str
     name: str
@@ -185,50 +195,64 @@ def comparison_tables(compared: Comparison) -> list[Table]:
         note="Recalls at 1, 5 and 10, both ways, added, in percentage points: mean of the last three evaluations, and last. "
         "Means over clients with several modalities, each in its own gallery.",
     )
+    types = Table(
+        "Runs: client types",
+        ("run", "method", *_heads(_of_types(compared.rows))),
+        [(r.id, r.group, *_cells(r, _of_types(compared.rows))) for r in compared.rows],
+        text_columns=2,
+        note="Means over the clients of a type, each on its own held-out data.",
+    )
     costs = Table(
         "Runs: cost",
         ("run", *_heads(COST_FIGURES)),
         [(r.id, *_cells(r, COST_FIGURES)) for r in compared.rows],
         note="Uploads and downloads of all clients; dense: the uploads, had they not been compressed.",
     )
+    over_seeds = [*GROUP_FIGURES, *_of_types(compared.rows)]
     groups = Table(
         "Methods over seeds",
-        ("method", "seeds", *_heads(GROUP_FIGURES)),
-        [
-            (g.label, ", ".join(map(str, g.seeds)), *(_spread(k, g.figures.get(k)) for k in GROUP_FIGURES))
-            for g in compared.groups
-        ],
+        ("method", "seeds", *_heads(over_seeds)),
+        [(g.label, ", ".join(map(str, g.seeds)), *(_spread(k, g.figures.get(k)) for k in over_seeds)) for g in compared.groups],
         text_columns=2,
         note="Mean ± sample standard deviation over seeds, of runs that finished or were stopped by a rule.",
     )
     pairs = Table(
         "Paired differences on common seeds",
         ("first", "second", "figure", "verdict", "seeds", "difference", "std. error"),
-        [
-            (p.first, p.second, KEY_FIGURES[p.figure].short, _verdict(p), str(len(p.seeds)), *_difference(p))
-            for p in compared.pairs
-        ],
+        [(p.first, p.second, _known(p.figure).short, _verdict(p), str(len(p.seeds)), *_difference(p)) for p in compared.pairs],
         text_columns=4,
         note="Difference: first − second. Separates: at least three seeds and a mean difference larger than twice its standard "
         "error; not corrected for the number of comparisons.",
     )
     retrieved = [retrieval] if any(r.figures["retrieval_gallery"] for r in compared.rows) else []
-    shown = (accuracies, *retrieved, costs, groups, pairs)
+    typed = [types] if _of_types(compared.rows) else []
+    shown = (accuracies, *retrieved, *typed, costs, groups, pairs)
     return [table.without_empty_columns() for table in shown if table.rows]
 
 
+def _of_types(rows: Sequence[Row]) -> list[str]:
+    """Return the figures of client types that the runs have."""
+    return [key for key in rows[0].figures if key not in ROW_FIGURES] if rows else []
+
+
 def _heads(keys: Iterable[str]) -> list[str]:
-    return [KEY_FIGURES[key].short for key in keys]
+    return [_known(key).short for key in keys]
 
 
 def _cells(row: Row, keys: Iterable[str]) -> list[str]:
-    return [KEY_FIGURES[key](row.figures[key]) for key in keys]
+    return [_known(key)(row.figures[key]) for key in keys]
+
+
+def _known(key: str) -> KeyFigure:
+    known = key_figure(key)
+    assert known is not None
+    return known
 
 
 def _spread(key: str, spread: Spread | None) -> str:
     if spread is None:
         return MISSING
-    mean, std = KEY_FIGURES[key](spread.mean), KEY_FIGURES[key](spread.std)
+    mean, std = _known(key)(spread.mean), _known(key)(spread.std)
     return f"{mean.removesuffix(' %')} ± {std}" if spread.std else mean
 
 
@@ -238,7 +262,7 @@ def _difference(pair: Paired) -> tuple[str, str]:
         return f"{100 * pair.mean:+.2f}", f"{100 * pair.standard_error:.2f}"
     if pair.figure.startswith("accuracy"):
         return f"{100 * pair.mean:+.2f} pp", f"{100 * pair.standard_error:.2f} pp"
-    write = KEY_FIGURES[pair.figure]
+    write = _known(pair.figure)
     return ("+" if pair.mean > 0 else "") + write(pair.mean), write(pair.standard_error)
 
 
@@ -277,7 +301,7 @@ def method_labels(specs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _compare(records: Sequence[Record]) -> Comparison:
-    rows = []
+    rows, of_types = [], list(dict.fromkeys(key for record in records for key in figures_of_types(record)))
     for record, label in zip(records, method_labels([record["spec"] for record in records]), strict=True):
         figures, spec = standing(record), record["spec"]
         rows.append(
@@ -289,7 +313,7 @@ def _compare(records: Sequence[Record]) -> Comparison:
                 seed=spec.get("seed"),
                 status=record["status"],
                 rounds=len(record["rounds"]),
-                figures={key: figures.get(key) for key in ROW_FIGURES},
+                figures={key: figures.get(key) for key in (*ROW_FIGURES, *of_types)},
             )
         )
     counted = [row for row in rows if row.status in ENDED_WELL and row.seed is not None]
@@ -300,7 +324,7 @@ def _compare(records: Sequence[Record]) -> Comparison:
     pairs = [
         _paired(first, second, key, *differences)
         for first, second in itertools.combinations(methods, 2)
-        for key in PAIRED_FIGURES
+        for key in (*PAIRED_FIGURES, *of_types)
         if len((differences := paired_values(methods[first], methods[second], key))[0]) >= 2
     ]
     return Comparison(rows, groups, pairs)
@@ -318,7 +342,7 @@ def by_seed(rows: Iterable[Row], key: str) -> dict[int, float]:
 
 def _group(label: str, rows: Sequence[Row]) -> Group:
     figures = {}
-    for key in GROUP_FIGURES:
+    for key in (*GROUP_FIGURES, *_of_types(rows)):
         values = list(by_seed(rows, key).values())
         if values:
             std = float(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -15,7 +15,7 @@ import tomli_w
 from ...hwsim.roofline.estimate import RooflineReport
 from ...hwsim.roofline.figures import draw_chart
 from .figures import Picture, picture, run_pictures
-from .reading import ENDED_WELL, KEY_FIGURES, MISSING, Record, load_record, standing
+from .reading import ENDED_WELL, KEY_FIGURES, MISSING, Record, figures_of_types, key_figure, load_record, standing
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,9 @@ def run_cards(record: Record) -> list[Card]:
 def final_table(record: Record) -> Table:
     """Return every final figure, rounded for people and exactly as recorded; strategies' own ones last."""
     rows = []
-    for key, value in sorted(standing(record).items(), key=lambda item: [*KEY_FIGURES, item[0]].index(item[0])):
-        known = KEY_FIGURES.get(key)
+    order = [*KEY_FIGURES, *figures_of_types(record)]
+    for key, value in sorted(standing(record).items(), key=lambda item: [*order, item[0]].index(item[0])):
+        known = key_figure(key) if key in order else None
         exact = MISSING if value is None else json.dumps(value)
         rows.append((known.label if known else key, key, known.unit if known else "", known(value) if known else exact, exact))
     title = "Final figures" if record["status"] in ENDED_WELL else "Figures so far"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -228,8 +228,6 @@ KEY_FIGURES = {
     ),
     "retrieval_sum_1": KeyFigure("recalls at 1, both ways, added", "recalls at 1, last", "% points", format_recalls),
     "retrieval_gallery": KeyFigure("samples to retrieve from", "gallery", "", format_count),
-    "accuracy_image": KeyFigure("accuracy, mean over image-only clients", "accuracy, image", "fraction", format_accuracy),
-    "accuracy_text": KeyFigure("accuracy, mean over text-only clients", "accuracy, text", "fraction", format_accuracy),
     "bytes_up": KeyFigure("uploaded", "up", "bytes", format_bytes),
     "bytes_up_dense": KeyFigure("uploaded, had it been dense", "dense", "bytes", format_bytes),
     "bytes_down": KeyFigure("downloaded", "down", "bytes", format_bytes),
@@ -241,3 +239,38 @@ KEY_FIGURES = {
     "evaluated_round": KeyFigure("accuracies are those after round", "evaluated", "", format_count),
     "unevaluated_clients": KeyFigure("clients without an accuracy", "unevaluated clients", "", format_count),
 }
+
+_OF_TYPES = {
+    "accuracy": KeyFigure("accuracy", "accuracy", "fraction", format_accuracy),
+    "mae_constant": KeyFigure("mean absolute error of always saying the mean", "MAE of the mean", "", _significant),
+    "mae": KeyFigure("mean absolute error", "MAE", "", _significant),
+    "mape": KeyFigure("mean error as a share of the right number", "MAPE", "fraction", format_accuracy),
+    "r2": KeyFigure("share of the variance explained", "R²", "", _significant),
+    "spearman_balanced": KeyFigure(
+        "rank correlation with distances of functions with as many ones", "correlation, balanced", "", _significant
+    ),
+    "spearman": KeyFigure("rank correlation with distances of functions", "correlation", "", _significant),
+    "equivalence_auc": KeyFigure("equal functions nearer than others, AUC", "equivalence", "", _significant),
+}
+"""Figures of client types with labels, `<figure>_<type>` in the record."""
+
+
+def figures_of_types(record: Record) -> list[str]:
+    """Return the keys of all figures of the record's client types, in the order of types."""
+    return [
+        key
+        for name in (record["partition"] or {}).get("types", {})
+        for figure in _OF_TYPES
+        if (key := f"{figure}_{name}") in standing(record)
+    ]
+
+
+def key_figure(key: str) -> KeyFigure | None:
+    """Return how a figure is called and written, None where it is a strategy's own."""
+    if key in KEY_FIGURES:
+        return KEY_FIGURES[key]
+    figure = next((figure for figure in _OF_TYPES if key.startswith(f"{figure}_")), None)
+    if figure is None:
+        return None
+    known, name = _OF_TYPES[figure], key.removeprefix(f"{figure}_")
+    return replace(known, label=f"{known.label}, mean over {name} clients", short=f"{known.short}, {name}")

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcosim.clients.data.silos import Pixels, SiloType, Tokens, named
+from fedcosim.clients.data.silos import Classes, Pixels, SiloType, Tokens, named
 from fedcosim.clients.models.towers import TowersOptions, part_of
 from fedcosim.strategies.collaboration import Collaboration, Reply
 
 OPTIONS = TowersOptions(dim=8, depth=1, heads=2, patch=4)
 IMAGE, TEXT, SOUND = Pixels((1, 4, 4)), Tokens(vocabulary=5, length=3), Tokens(vocabulary=7, length=2)
-I = SiloType("image", {"image": IMAGE}, 4)  # noqa: E741 - the paper's names of the three types
-T = SiloType("text", {"text": TEXT}, 3)
+I = SiloType("image", {"image": IMAGE}, Classes(4))  # noqa: E741 - the paper's names of the three types
+T = SiloType("text", {"text": TEXT}, Classes(3))
 M = SiloType("image+text", {"image": IMAGE, "text": TEXT})
 TYPES = named([I, T, M])
 QKV = "towers.image.blocks.0.attention.qkv.weight"
@@ -82,7 +82,7 @@ def test_shared_layers_of_all_holders_are_equal_after_a_round(round_):
 
 
 def test_three_modalities_share_with_everyone_who_holds_one():
-    a = SiloType("sound", {"sound": SOUND}, 2)
+    a = SiloType("sound", {"sound": SOUND}, Classes(2))
     av = SiloType("image+sound", {"image": IMAGE, "sound": SOUND})
     types = named([I, T, M, a, av])
     state = start(types)

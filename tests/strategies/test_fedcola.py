@@ -20,7 +20,7 @@ from outcomes import final_bytes, result
 from small import small
 
 from fedcosim.clients.client_app import app as client_app
-from fedcosim.clients.data.silos import SiloType, Tokens, named
+from fedcosim.clients.data.silos import Classes, SiloType, Tokens, named
 from fedcosim.clients.models.towers import TowersOptions, part_of
 from fedcosim.clients.workbench import bench_for
 from fedcosim.core.errors import RoundError, SpecError
@@ -243,7 +243,7 @@ def test_a_client_of_an_unknown_type_or_modality_is_named(said, complaint, data_
 
 def test_embeddings_of_two_vocabularies_are_not_averaged():
     """Equal words would have unequal rows."""
-    texts = SiloType("text", {"text": Tokens(20, 4)}, 3)
+    texts = SiloType("text", {"text": Tokens(20, 4)}, Classes(3))
     pairs = SiloType("pairs", {"text": Tokens(30, 4), "code": Tokens(9, 4)})
     model = TowersOptions(dim=8, depth=1, heads=2)
     known = Setting(1, 2, 2, model, small_multimodal().train, types=named([texts, pairs]))

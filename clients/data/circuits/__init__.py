@@ -12,7 +12,7 @@ from .circuits import Circuits, concatenate
 from .families import FAMILIES, OPERATIONS, Family
 from .functions import distances
 from .generate import CircuitsOptions, make
-from .labels import Classes, Label, Measure, classes, measure
+from .labels import Bins, Label, Measure, classes, measure
 from .netlist import Netlist, equivalent, restructured
 from .ppa import Score, gate_count_baseline, score
 from .splits import Silo, SilosOptions, Split, SplitOptions, silos, split
@@ -23,9 +23,9 @@ __all__ = [
     "FAMILIES",
     "OPERATIONS",
     "PAD",
+    "Bins",
     "Circuits",
     "CircuitsOptions",
-    "Classes",
     "Family",
     "Label",
     "Measure",

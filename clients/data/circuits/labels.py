@@ -1,4 +1,4 @@
-"""What uni-modal silos learn to tell: classes of circuits, balanced where they are bins of a number.
+"""What uni-modal silos learn to tell: classes of circuits, balanced where they are bins of a number, numbers, and functions.
 
 Shapes: N = circuits.
 """
@@ -11,15 +11,16 @@ from typing import Literal, get_args
 import numpy as np
 
 from ....core.errors import DataError
+from ..silos import Classes, Function, Number, Target
 from .circuits import INPUT, OUTPUT, Circuits
 from .families import FAMILIES, OPERATIONS
 
 Measure = Literal["probability", "detectability", "ands", "depth", "area", "delay_ps"]
-Label = Literal["family", "operation"] | Measure
+Label = Literal["family", "operation", "function"] | Measure
 
 
 @dataclass(frozen=True)
-class Classes:
+class Bins:
     """The class of every circuit.
 
     Attributes
@@ -33,7 +34,7 @@ class Classes:
     names: tuple[str, ...]
 
 
-def measure(circuits: Circuits, name: Measure) -> np.ndarray:
+def measure(circuits: Circuits, name: Label) -> np.ndarray:
     """Return a number for every circuit, float64, shape (N,).
 
     ``probability`` is the output's, ``detectability`` the mean over both stuck-at faults of every input and gate.
@@ -41,8 +42,10 @@ def measure(circuits: Circuits, name: Measure) -> np.ndarray:
     Raises
     ------
     DataError
-        If area or delay are asked for and the circuits were not mapped.
+        If area or delay are asked for and the circuits were not mapped, or `name` is of no number.
     """
+    if name not in get_args(Measure):
+        raise DataError(f"label = {name!r}: is no number; choose one of {', '.join(get_args(Measure))}")
     if name in ("area", "delay_ps"):
         column = circuits.columns().get(f"{name}_N")
         if column is None:
@@ -56,7 +59,38 @@ def measure(circuits: Circuits, name: Measure) -> np.ndarray:
     return (circuits.ands_N if name == "ands" else circuits.depth_N).astype(np.float64)
 
 
-def classes(circuits: Circuits, label: Label, train: np.ndarray, bins: int = 4) -> Classes:
+def target(circuits: Circuits, label: Label, train: np.ndarray, bins: int) -> tuple[Target, np.ndarray]:
+    """Return what a silo is to learn of a label, and every circuit's.
+
+    Parameters
+    ----------
+    circuits : Circuits
+    label : Label
+        `function`: truth tables.
+    train : ndarray of int64
+        Rows to learn from.
+    bins : int
+        Classes of a number; 0: the number itself, the logarithm of sizes and delays.
+
+    Raises
+    ------
+    DataError
+        As `classes`.
+    """
+    if label == "function":
+        return Function(circuits.truth_NP.shape[1]), circuits.truth_NP.astype(bool)
+    if bins or label in ("family", "operation"):
+        found = classes(circuits, label, train, bins)
+        return Classes(len(found.names)), found.labels_N
+    values_N = measure(circuits, label)
+    log = label not in ("probability", "detectability")
+    fitted = np.log(values_N[train]) if log else values_N[train]
+    if not len(train) or not fitted.std() > 0:
+        raise DataError(f"label = {label!r}: {len(train)} training circuits, which do not differ in it; nothing is to be told")
+    return Number(float(fitted.mean()), float(fitted.std()), log), values_N
+
+
+def classes(circuits: Circuits, label: Label, train: np.ndarray, bins: int = 4) -> Bins:
     """Return classes to train on: what wrote a circuit, or into which bin one of its numbers falls.
 
     Parameters
@@ -74,9 +108,9 @@ def classes(circuits: Circuits, label: Label, train: np.ndarray, bins: int = 4) 
         If there are no rows to train on, or their numbers do not differ.
     """
     if label == "family":
-        return Classes(circuits.families_N.astype(np.int64), (*FAMILIES, "uploaded"))
+        return Bins(circuits.families_N.astype(np.int64), (*FAMILIES, "uploaded"))
     if label == "operation":
-        return Classes(circuits.operations_N.astype(np.int64), OPERATIONS)
+        return Bins(circuits.operations_N.astype(np.int64), OPERATIONS)
     if label not in get_args(Measure) or bins < 2 or not len(train):
         raise DataError(
             f"label = {label!r} in {bins} bins over {len(train)} training circuits: choose family, operation or one of "
@@ -88,4 +122,4 @@ def classes(circuits: Circuits, label: Label, train: np.ndarray, bins: int = 4) 
     if not len(edges):
         raise DataError(f"label = {label!r}: all training circuits have {values_N[train].min():g}; nothing is to be told")
     names = (f"below {edges[0]:g}", *(f"from {edge:g}" for edge in edges))
-    return Classes(np.searchsorted(edges, values_N, side="right"), names)
+    return Bins(np.searchsorted(edges, values_N, side="right"), names)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ....core.errors import DataError
 from ....core.seeds import numpy_stream
@@ -23,9 +23,10 @@ from ..silos import SiloType, Tokens, View
 from . import splits, synthesis
 from .circuits import Circuits
 from .generate import CircuitsOptions, make
-from .labels import Label, classes
+from .labels import Label, target
+from .netlist import restructured
 from .splits import House, SilosOptions, SplitOptions
-from .tokens import tokens
+from .tokens import of_netlist, tokens
 
 CORPUS_SEED = 0
 Labelled = Literal["rtl", "netlist", "truth", "layout"]
@@ -37,8 +38,10 @@ class HousesOptions(SilosOptions):
 
     labels: dict[Labelled, Label] = Field(default=DETECTABILITY)
     """What each kind of house with one view learns to tell; must be given for every one among `houses`."""
-    bins: Annotated[int, Field(ge=2, le=16)] = 4
-    """Classes of a number."""
+    bins: Annotated[int, Field(ge=0, le=16)] = 4
+    """Classes of a number; 0: the number itself is to be told."""
+    variants: Annotated[int, Field(ge=1, le=2)] = 1
+    """Netlists of each function; the second is the first one restructured, where that changes it."""
     mixing: LabelMixing = "given"
     """`shuffled` is a control: training labels change places at random, so that there is nothing to learn."""
     tested: Annotated[int, Field(ge=1)] = 100
@@ -47,6 +50,13 @@ class HousesOptions(SilosOptions):
     """Functions among which each integrator retrieves, no other integrator's."""
     public: Annotated[int, Field(ge=0)] = 0
     """Functions whose pairs the server and all clients have, for strategies that need such; they are nobody's own."""
+
+    @field_validator("bins")
+    @classmethod
+    def _one_bin_tells_nothing(cls, bins: int) -> int:
+        if bins == 1:
+            raise ValueError("one class tells nothing; choose 2 to 16, or 0 for the number itself")
+        return bins
 
     @model_validator(mode="after")
     def _integrators_and_labels(self) -> HousesOptions:
@@ -105,8 +115,8 @@ class _Maker:
         self.options, self.circuits, self.parts, self.seed = options.silos, circuits, parts, seed
         names = {view for house in self.options.houses for view in splits.VIEWS[house]}
         self.tokens = {view: tokens(circuits, view) for view in names}
-        self.classes = {
-            house: classes(circuits, self.options.labels[house], parts.train, self.options.bins)
+        self.targets = {
+            house: target(circuits, self.options.labels[house], parts.train, self.options.bins)
             for house in self.options.houses
             if house != "integrator"
         }
@@ -121,7 +131,7 @@ class _Maker:
             views: dict[str, View] = {
                 view: Tokens(self.tokens[view].vocabulary, self.tokens[view].ids_NT.shape[1]) for view in splits.VIEWS[house]
             }
-            types.append(SiloType(_type_name(house), views, len(self.classes[house].names) if house in self.classes else 0))
+            types.append(SiloType(_type_name(house), views, self.targets[house][0] if house in self.targets else None))
         return Federation(
             types, made, self._public(), {"circuits": len(self.circuits), "real": int(self.circuits.real().sum())}
         )
@@ -147,8 +157,19 @@ class _Maker:
         views: dict[str, np.ndarray] = {
             view: self.tokens[view].ids_NT[rows, None].astype(np.int32) for view in splits.VIEWS[house]
         }
-        labels_N = self.classes[house].labels_N[rows] if house in self.classes else None
+        if "netlist" in views and self.options.variants > 1:
+            views["netlist"] = np.concatenate([views["netlist"], self._rewritten(rows)], axis=1)
+        labels_N = self.targets[house][1][rows] if house in self.targets else None
         return Samples(views, self.circuits.keys_N[rows], labels_N)
+
+    def _rewritten(self, rows: np.ndarray) -> np.ndarray:
+        """Return netlists of another structure, or the same where there is none that fits, shape (N, 1, T)."""
+        usual_NT = self.tokens["netlist"].ids_NT[rows]
+        width = usual_NT.shape[1] // 2
+        others = (of_netlist(restructured(self.circuits.netlist(row)), width) for row in rows)
+        return np.stack([usual if other is None else other for usual, other in zip(usual_NT, others, strict=True)])[
+            :, None
+        ].astype(np.int32)
 
     def _public(self) -> Samples | None:
         wanted, kept = self.options.public, self.parts.validation

@@ -85,6 +85,15 @@ def _netlists(circuits: Circuits) -> Tokens:
     return Tokens(ids_NT, 1 + 4 * width)
 
 
+def of_netlist(made: Netlist, width: int) -> np.ndarray | None:
+    """Return a netlist's row of the netlist view, int64, shape (2 width,); None if it has more than `width` nodes."""
+    if made.inputs + len(made.fanins_A2) + 1 > width:
+        return None
+    literals = np.append(made.fanins_A2.astype(np.int64).reshape(-1), made.output)
+    literals[literals >= 2 * made.inputs] += 2 * (width - made.inputs)
+    return np.pad(1 + literals, (0, 2 * width - len(literals)), constant_values=PAD)
+
+
 def netlist(ids_T: np.ndarray) -> Netlist:
     """Return the netlist that a row of the netlist view means.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from multimodal import small_multimodal
 from fedcosim.clients.data.emoji import SIDE, EmojiOptions, ImageSilos, TextSilos
 from fedcosim.clients.data.labelled import balanced
 from fedcosim.clients.data.multimodal import Federation, MultimodalData, MultimodalOptions, Samples, Silo, gather, store
-from fedcosim.clients.data.silos import Pixels, SiloType, Tokens
+from fedcosim.clients.data.silos import Classes, Function, Number, Pixels, SiloType, Tokens
 from fedcosim.clients.data.text import encode, vocabulary, words
 from fedcosim.clients.data.wordnet import CLASSES
 from fedcosim.clients.models.towers import TowersOptions
@@ -222,7 +223,7 @@ def test_texts_become_ids_and_what_is_cut_is_counted():
 
 
 IMAGE, TEXT = Pixels((1, 2, 2)), Tokens(vocabulary=9, length=4)
-PAIRS, TEXTS = SiloType("pairs", {"image": IMAGE, "text": TEXT}), SiloType("texts", {"text": TEXT}, 3)
+PAIRS, TEXTS = SiloType("pairs", {"image": IMAGE, "text": TEXT}), SiloType("texts", {"text": TEXT}, Classes(3))
 
 
 def pairs(count: int = 12, **views: np.ndarray) -> Samples:
@@ -230,7 +231,8 @@ def pairs(count: int = 12, **views: np.ndarray) -> Samples:
     return Samples(made, np.arange(count))
 
 
-def texts(labels: list[int] | None, count: int = 3) -> Samples:
+def texts(labels: list[float] | None, count: int = 3) -> Samples:
+    count = count if labels is None else len(labels)
     return Samples({"text": np.ones((count, 1, 4), np.int32)}, np.arange(count), None if labels is None else np.array(labels))
 
 
@@ -257,6 +259,12 @@ def silos(train: Samples, test: Samples | None = None, kind: SiloType = PAIRS) -
         (silos(pairs(), pairs(10)), r"recall at 10 is certain in a gallery of 10"),
         (silos(texts(None), kind=TEXTS), r"labels are missing"),
         (silos(texts([0, 1, 3]), kind=TEXTS), r"labels run from 0 to 3; choose 0 to 2"),
+        (silos(texts([0.0, np.inf]), kind=replace(TEXTS, target=Number(0, 1))), r"finite numbers are needed"),
+        (
+            silos(texts([0.0, 1.0]), kind=replace(TEXTS, target=Number(0, 1, True))),
+            r"positive numbers are needed",
+        ),
+        (silos(texts([0, 1, 1]), kind=replace(TEXTS, target=Function(4))), r"int64\[3\]; bits of shape N, 4 are needed"),
         (Federation([PAIRS, TEXTS], [Silo("pairs", pairs(), pairs(), 12)]), r"type 'texts': no client is of this type"),
         (Federation([PAIRS], [Silo("sounds", pairs(), pairs(), 12)]), r"type 'sounds' is unknown; choose one of pairs"),
         (Federation([PAIRS, PAIRS], []), r"type 'pairs': there are two of that name"),
@@ -301,7 +309,7 @@ def test_the_real_packages_give_the_known_counts(data_cache):
     federation = EmojiOptions(path=str(REAL), images=ImageSilos(), texts=TextSilos()).make(seed=1)
     assert [len(silo.train) for silo in federation.silos[:4]] == [75] * 4
     assert all(len(silo.train) == 445 for silo in federation.silos[4:])
-    assert federation.types[1].classes == 97
+    assert federation.types[1].target == Classes(97)
 
 
 def test_a_spec_round_trips_and_a_wrong_source_is_named():
@@ -329,7 +337,7 @@ class TwoTexts(MultimodalOptions):
         views = {"code": tokens.integers(1, 20, (24, 2, 4)), "graph": tokens.integers(1, 30, (24, 1, 6))}
         paired = Samples(views, np.arange(24))
         labelled = Samples({"code": views["code"]}, np.arange(24), np.arange(24) % 3)
-        types = [SiloType("code+graph", {"code": code, "graph": graph}), SiloType("code", {"code": code}, 3)]
+        types = [SiloType("code+graph", {"code": code, "graph": graph}), SiloType("code", {"code": code}, Classes(3))]
         return Federation(types, [Silo("code+graph", paired, paired, 24), Silo("code", labelled, labelled, 24)])
 
 

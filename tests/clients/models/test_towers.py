@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedcosim.clients.data.silos import Pixels, SiloType, Tokens
+from fedcosim.clients.data.silos import Classes, Pixels, SiloType, Tokens
 from fedcosim.clients.models.gates import attach, gated_layers, merge
 from fedcosim.clients.models.towers import Towers, TowersOptions, part_of
 from fedcosim.clients.models.vit import ViT, VitOptions
@@ -14,7 +14,7 @@ from fedcosim.core.errors import DataError, SpecError
 
 OPTIONS = TowersOptions(dim=16, depth=2, heads=2, patch=4)
 IMAGE, TEXT = Pixels((3, 8, 8)), Tokens(vocabulary=20, length=5)
-IMAGES, TEXTS = SiloType("images", {"image": IMAGE}, 4), SiloType("texts", {"text": TEXT}, 3)
+IMAGES, TEXTS = SiloType("images", {"image": IMAGE}, Classes(4)), SiloType("texts", {"text": TEXT}, Classes(3))
 PAIRS = SiloType("pairs", {"image": IMAGE, "text": TEXT})
 
 
@@ -118,11 +118,11 @@ def test_padding_alone_is_no_reason_for_nan():
 
 
 def test_bad_types_and_sizes_are_refused():
-    with pytest.raises(DataError, match=r"2 modalities and 3 classes"):
-        SiloType("pairs", {"image": IMAGE, "text": TEXT}, 3)
-    with pytest.raises(DataError, match=r"1 modalities and 0 classes"):
+    with pytest.raises(DataError, match=r"2 modalities with labels"):
+        SiloType("pairs", {"image": IMAGE, "text": TEXT}, Classes(3))
+    with pytest.raises(DataError, match=r"1 modalities without labels"):
         SiloType("images", {"image": IMAGE})
     with pytest.raises(DataError, match=r"modality 'im.age'"):
-        SiloType("images", {"im.age": IMAGE}, 3)
+        SiloType("images", {"im.age": IMAGE}, Classes(3))
     with pytest.raises(SpecError, match=r"model.patch = 3: the image is 8 x 8; choose one of 1, 2, 4, 8"):
         TowersOptions(dim=16, patch=3).build((3, 8, 8), 4)

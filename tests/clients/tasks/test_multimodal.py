@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from fedcosim.clients.data.multimodal import Samples
-from fedcosim.clients.data.silos import Pixels, SiloType, Tokens
+from fedcosim.clients.data.silos import Classes, Pixels, SiloType, Tokens
 from fedcosim.clients.models.gates import attach, gated_layers, merge
 from fedcosim.clients.models.towers import TowersOptions
 from fedcosim.clients.tasks.multimodal import Extras, MultimodalTrainOptions, drawn, fit, info_nce, judge, shifted
@@ -20,7 +20,7 @@ from fedcosim.clients.work import observed
 
 OPTIONS = TowersOptions(dim=16, depth=1, heads=2, patch=4)
 IMAGE, TEXT = Pixels((1, 8, 8)), Tokens(vocabulary=30, length=4)
-IMAGES = SiloType("image", {"image": IMAGE}, 4)
+IMAGES = SiloType("image", {"image": IMAGE}, Classes(4))
 PAIRS = SiloType("image+text", {"image": IMAGE, "text": TEXT})
 TRAIN = MultimodalTrainOptions(optimizer="adam", lr=0.01, epochs=8, pair_epochs=20, pair_batch_size=12, shift=1)
 
