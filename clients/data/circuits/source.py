@@ -44,6 +44,8 @@ class HousesOptions(SilosOptions):
     """Netlists of each function; the second is the first one restructured, where that changes it."""
     mixing: LabelMixing = "given"
     """`shuffled` is a control: training labels change places at random, so that there is nothing to learn."""
+    pairing: LabelMixing = "given"
+    """`shuffled` is a control: the netlists that integrators train on change places at random, so that nothing matches."""
     tested: Annotated[int, Field(ge=1)] = 100
     """Most functions that a house with one view is tested on."""
     gallery: Annotated[int, Field(ge=LEAST_GALLERY)] = 400
@@ -151,6 +153,9 @@ class _Maker:
 
     def _silo(self, number: int, held: splits.Silo, tested: np.ndarray) -> Silo:
         train, test = (self._samples(held.house, rows) for rows in (held.rows, tested))
+        if held.house == "integrator" and self.options.pairing == "shuffled":
+            order_N = numpy_stream(self.seed, "circuits", "pairing", number).permutation(len(train))
+            train = Samples({**train.views, "netlist": train.views["netlist"][order_N]}, train.keys_N)
         return silo(self.options.mixing, _type_name(held.house), number, train, test, self.seed)
 
     def _samples(self, house: House, rows: np.ndarray) -> Samples:

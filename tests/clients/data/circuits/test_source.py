@@ -76,6 +76,15 @@ def test_shuffled_labels_are_the_same_labels_in_another_order():
     assert true.test(0).labels_N.tolist() == mixed.test(0).labels_N.tolist()
 
 
+def test_shuffled_pairs_are_the_same_circuits_matched_at_random():
+    true, mixed = (gather(chain(*changes).data, 1) for changes in ([], ["data.silos.pairing=shuffled"]))
+    ours, theirs = true.train(4).views, mixed.train(4).views
+    assert torch.equal(ours["rtl"], theirs["rtl"])
+    assert not torch.equal(ours["netlist"], theirs["netlist"])
+    assert sorted(ours["netlist"].tolist()) == sorted(theirs["netlist"].tolist())
+    assert torch.equal(true.test(4).views["netlist"], mixed.test(4).views["netlist"])
+
+
 def test_numbers_and_functions_can_be_told_instead_of_classes():
     labels = 'data.silos.labels={"rtl"="function", "netlist"="ands"}'
     data = gather(chain(labels, "data.silos.bins=0", "data.silos.variants=2").data, 1)
