@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from itertools import permutations
 from pathlib import Path
 from types import ModuleType
@@ -17,16 +18,19 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fedcola.py"
 @pytest.fixture(scope="module")
 def fedcola() -> ModuleType:
     spec = importlib.util.spec_from_file_location("fedcola_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look for it
     spec.loader.exec_module(module)
     return module
 
 
-def test_every_arm_is_an_experiment_and_no_two_are_the_same(fedcola):
-    arms = fedcola.ARMS | {"-".join(sorted(there)): overrides for there, overrides in fedcola.WITHOUT.items() if len(there) < 2}
-    specs = {name: load(fedcola.SPEC, overrides).to_toml() for name, overrides in arms.items()}
+@pytest.mark.parametrize("name", ["emoji", "circuits"])
+def test_every_arm_is_an_experiment_and_no_two_are_the_same(fedcola, name):
+    workload = fedcola.WORKLOADS[name]
+    arms = workload.arms() | {"-".join(sorted(there)): more for there, more in workload.without.items() if len(there) < 2}
+    spec = fedcola.EXPERIMENTS / f"{workload.spec}.toml"
+    specs = {arm: load(spec, overrides).to_toml() for arm, overrides in arms.items()}
     assert len(set(specs.values())) == len(specs)
-    assert set(fedcola.MAIN) <= fedcola.ARMS.keys()
+    assert set(fedcola.MAIN) <= workload.arms().keys()
 
 
 def test_shapley_values_are_mean_gains_over_all_orders(fedcola):
