@@ -16,7 +16,7 @@ from flwr.common.constant import ErrorCode
 
 from ..core.records import Layout, WeightedMean, array_bytes, check_update, layout, of_kind, private_copy
 from .compress import UPLOADED, Wire
-from .state import StateRef, StateStore
+from .state import StateRef, StateStore, is_url
 
 COHORT = "fedcosim.cohort"  # the record of a reply that says which clients it speaks for
 PRIVACY = "fedcosim.privacy"  # the record of a reply that says what its client has spent
@@ -57,7 +57,7 @@ class Worker:
     num_clients : int
         How many clients there are in the federation.
     state_root : str
-        Folder of the run's client state.
+        Folder of the run's client state, or its URL.
     wire : Wire, optional
         How models travel; uncompressed when absent.
     """
@@ -72,8 +72,8 @@ class Worker:
     ) -> None:
         self._app, self._run_config, self._num_clients = client_app, dict(run_config), num_clients
         self._wire = wire or Wire({})
-        self._states = StateStore(Path(state_root))
-        self._hwsim_cache = str(Path(state_root).with_name("hwsim"))
+        self._states = StateStore(state_root)
+        self._hwsim_cache = "" if is_url(state_root) else str(Path(state_root).with_name("hwsim"))
 
     def compute(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """Do a piece of the server's work."""

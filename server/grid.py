@@ -14,6 +14,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import ray
@@ -26,7 +27,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from ray.exceptions import RayActorError, RayError
 
 from ..clients.compress import Wire
-from ..clients.state import StateRef, StateStore
+from ..clients.objects import Objects, trouble
+from ..clients.state import StateRef, StateStore, is_url
 from ..clients.worker import ChunkReply, Job
 from ..core.errors import SpecError
 from ..core.records import lazy
@@ -58,8 +60,8 @@ class RayGrid(Grid):
         What every client finds in `context.run_config`.
     num_clients : int
         Nodes 0 to num_clients - 1 exist.
-    state_root : Path
-        Folder for client state that all workers can reach.
+    state_root : Path or str
+        Folder for client state that all workers can reach, or its URL.
     sizes : sequence of int, optional
         Cost of a client, its training samples say; chunks are balanced by it. All equal when absent.
     average : bool
@@ -77,7 +79,7 @@ class RayGrid(Grid):
         client_app: ClientApp,
         run_config: Mapping[str, bool | float | int | str],
         num_clients: int,
-        state_root: Path,
+        state_root: Path | str,
         *,
         sizes: Sequence[int] | None = None,
         average: bool = False,
@@ -99,8 +101,25 @@ class RayGrid(Grid):
         self._pushed: dict[str, Message | None] = {}
         self._flights: list[_Flight] = []
         self.set_run(Run.create_empty(run_id))
-        arguments = (client_app, dict(run_config), num_clients, str(state_root.resolve()), wire)
+        shared = str(state_root.resolve()) if isinstance(state_root, Path) else state_root
+        arguments = (client_app, dict(run_config), num_clients, shared, wire)
         self.pool = Pool(arguments, workers, resources, labels)
+        if is_url(shared):
+            self._try_out(shared)
+
+    def _try_out(self, url: str) -> None:
+        """Let every worker find out before the first round whether it can keep states below a URL, and sees those of others."""
+        objects, mine = Objects(url), f"probe-{token_hex(8)}"
+        try:
+            objects.make()
+            objects.write(mine, b"of the driver")
+            problems = {problem for problem in self.map(trouble, [(url, mine)] * len(self.pool)) if problem}
+            objects.delete(mine)
+        except OSError as error:
+            problems = {str(error.strerror)}
+        if problems:
+            self.close()
+            raise SpecError([f"engine.state: {url} cannot be used by all workers: {problem}" for problem in sorted(problems)])
 
     def set_run(self, run: Run) -> None:
         """Set the run, and make this process the one that Flower's messages come from."""

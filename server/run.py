@@ -12,11 +12,12 @@ from types import FrameType
 import ray
 
 from ..clients.client_app import app as client_app
+from ..clients.objects import Objects, trouble
 from ..clients.state import write_atomically
 from ..clients.workbench import Workbench, bench_for
-from ..core.errors import RunError
+from ..core.errors import RunError, SpecError
 from .grid import RayGrid, start_ray
-from .record import Checkpoints, Record, stored_spec
+from .record import Checkpoints, Record, new_id, stored_spec
 from .server_app import Listener, execute, lifecycle, roster
 from .spec import EngineOptions, Experiment, override, parse
 from .store.mirror import mirrored
@@ -52,6 +53,10 @@ def run(spec: Experiment, runs: Path, run_id: str | None = None, listeners: Sequ
         If a round failed.
     """
     bench = bench_for(spec).checked()
+    run_id = run_id or new_id(spec.name)
+    _try_states(spec.engine)
+    if spec.engine.state is not None and Objects(str(_states(spec, runs / run_id))).names(""):
+        raise RunError(f"run {run_id!r}: engine.state = {spec.engine.state!r} has states of such a run; choose another id")
     with _ray(spec.engine), Record.create(runs, spec, run_id) as record:
         _conduct(bench, record, listeners)
     return record.folder
@@ -80,7 +85,7 @@ def continuation(name: str, stored: Experiment, overrides: Sequence[str]) -> Exp
         If an override would make it another experiment.
     """
     spec = parse(override(stored.to_dict(), overrides))
-    if changed := [field for field in stored.differences(spec) if not field.startswith(RESUMABLE)]:
+    if changed := [field for field in stored.differences(spec) if field == "engine.state" or not field.startswith(RESUMABLE)]:
         raise RunError(f"{name}: {', '.join(changed)} cannot change in a resume; start a new run")
     if spec.privacy and not spec.privacy.participations and stored.federation.rounds != spec.federation.rounds:
         raise RunError(
@@ -99,6 +104,7 @@ def resume(folder: Path, spec: Experiment, listeners: Sequence[Listener] = ()) -
         If all rounds are done, or another process is writing the run.
     """
     bench = bench_for(spec).checked()
+    _try_states(spec.engine)
     with _ray(spec.engine), Record(folder, spec) as record:
         latest = Checkpoints(folder).latest()
         if latest is not None and latest.round >= spec.federation.rounds:
@@ -119,7 +125,7 @@ def _conduct(bench: Workbench, record: Record, listeners: Sequence[Listener]) ->
             client_app,
             spec.to_run_config(),
             spec.federation.clients,
-            record.folder / "state",
+            _states(spec, record.folder),
             sizes=bench.data.num_train.tolist(),
             average=spec.averages,
             workers=spec.engine.workers,
@@ -133,6 +139,16 @@ def _conduct(bench: Workbench, record: Record, listeners: Sequence[Listener]) ->
             execute(bench, grid, record, roster(bench, {client: client for client in grid.get_node_ids()}), everyone)
         finally:
             grid.close()
+
+
+def _states(spec: Experiment, folder: Path) -> Path | str:
+    """Return where the run in a folder keeps its clients' states: a path, or a URL."""
+    return folder / "state" if spec.engine.state is None else f"{spec.engine.state.rstrip('/')}/{folder.resolve().name}"
+
+
+def _try_states(engine: EngineOptions) -> None:
+    if engine.state is not None and (reason := trouble(engine.state)):
+        raise SpecError(f"engine.state = {engine.state!r}: {reason}")
 
 
 @contextmanager

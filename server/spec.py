@@ -21,6 +21,7 @@ from ..clients.data import MULTIMODAL, DataOptions, MultimodalOptions
 from ..clients.fleet import HardwareOptions
 from ..clients.models import MODELS, ModelOptions
 from ..clients.models.towers import TowersOptions
+from ..clients.objects import objection, without_password
 from ..clients.privacy import PrivacyOptions
 from ..clients.tasks.classification import TrainOptions
 from ..clients.tasks.multimodal import MultimodalTrainOptions
@@ -81,6 +82,8 @@ class EngineOptions(Options):
     """How often work is handed out again after its worker process died."""
     chunk: Annotated[int, Field(ge=1)] | None = None
     """Most clients averaged into one reply (an eighth of the cohort, at most 16, when absent)."""
+    state: str | None = None
+    """Where clients' states go: below an fsspec URL such as `s3://bucket/prefix`; into the run's folder when absent."""
 
 
 class StopOptions(Options):
@@ -223,6 +226,8 @@ def _cross_checks(experiment: Experiment) -> list[str]:
         )
     if engine.address not in ("local", "auto") and not engine.address.startswith("ray://"):
         problems.append(f"engine.address = {engine.address!r}: must be 'local', 'auto' or 'ray://host:port'")
+    if engine.state is not None and (reason := objection(engine.state)):
+        problems.append(f"engine.state = {without_password(engine.state)!r}: {reason}")
     problems += (
         _task_checks(experiment) + _strategy_checks(experiment) + _codec_checks(experiment) + _hardware_checks(experiment)
     )

@@ -13,6 +13,7 @@ from ..spec import Experiment, parse
 FORBIDDEN = {
     "data.circuits.liberty": "a file of the server",
     "data.path": "files of the server; put data sets into its $FEDCOSIM_DATA",
+    "engine.state": "another host, or files of the server",
     "hardware.trace": "a file of the server",
     "hardware.root_ca": "a file of the server",
     "hardware.endpoint": "another host, to which the server's token would be sent",

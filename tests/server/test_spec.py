@@ -36,6 +36,12 @@ BAD = [
     ("evaluate.split=train", "evaluate.split = 'train': input should be 'test' or 'validation'"),
     ("engine.address=somewhere", "engine.address = 'somewhere': must be 'local', 'auto' or 'ray://host:port'"),
     ("engine.workers=0", "engine.workers = 0: input should be greater than or equal to 1"),
+    ("engine.state=/shared/states", "engine.state = '/shared/states': must be a URL like 's3://bucket/prefix'"),
+    ("engine.state=s3://", "engine.state = 's3://': must be a URL"),
+    ("engine.state=simplecache::s3://bucket", "engine.state = 'simplecache::s3://bucket': must be a URL"),
+    ("engine.state=abfs://c@account/p?sig=x", "engine.state = 'abfs://c@account/p?sig=x': must be a URL"),
+    ("engine.state=s4://bucket", "engine.state = 's4://bucket': fsspec knows no protocol 's4'; choose s3, gs, abfs, sftp"),
+    ("engine.state=sftp://me:hush@host/p", "engine.state = 'sftp://***@host/p': would write a password into the record"),
     ("stop.accuracy=90", "stop.accuracy = 90: input should be less than or equal to 1"),
 ]
 BAD_FEDPERFIX = [

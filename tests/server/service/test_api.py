@@ -169,6 +169,7 @@ def test_the_same_key_and_body_are_one_experiment(api):
         ({"data": {"source": "circuits", "circuits": {"liberty": "/etc/passwd"}}}, "data.circuits.liberty"),
         ({"data": {"source": "hub", "dataset": "/etc"}}, "data.dataset = '/etc'"),
         ({"data": {"source": "hub", "dataset": "../runs"}}, "data.dataset = '../runs'"),
+        ({"engine": {"state": "s3://evil/states"}}, "engine.state = 's3://evil/states': names another host"),
         ({"federation": 3}, "federation"),
         ({"engine": 3}, "engine"),
     ],
@@ -267,6 +268,8 @@ def test_a_stop_of_what_is_queued_cancels_it_and_a_resume_queues_it_again(api, s
     for moved in ("engine.address=ray://evil:1", "tracking.mlflow=http://evil"):
         odd = api("runner", "POST", f"/v1/experiments/{submitted}/resume", json={"set": [moved]})
         assert (odd.status_code, odd.json()["errors"][0].split(" = ")[0]) == (422, moved.split("=")[0])
+    odd = api("runner", "POST", f"/v1/experiments/{submitted}/resume", json={"set": ["engine.state=s3://evil"]})
+    assert (odd.status_code, "engine.state cannot change" in odd.json()["detail"]) == (409, True)
     assert api("runner", "POST", f"/v1/experiments/{submitted}/resume", json={}).json()["status"] == "queued"
     assert api("runner", "POST", f"/v1/experiments/{submitted}/resume", json={}).status_code == 409
 
