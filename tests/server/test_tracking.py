@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlflow import MlflowClient
+from serving import wait
 from small import small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
@@ -59,15 +60,19 @@ def test_wandb_holds_the_rounds_under_one_id(runs, local_ray, monkeypatch):
     resume(folder, resumable(folder, ["federation.rounds=3"]))
     lines = json.loads((folder / "result.json").read_text())["rounds"]
 
-    seen, ended = {}, []
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        for record in wandb_records(path):
-            if record.WhichOneof("record_type") == "run":
-                assert (record.run.run_id, record.run.project) == (folder.name, "ours")
-            if record.WhichOneof("record_type") == "history":
-                row = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-                seen[row["_step"]] = row["accuracy_mean"]
-            if record.WhichOneof("record_type") == "exit":
-                ended.append(record.exit.exit_code)
+    def stored() -> list[wandb_internal_pb2.Record]:
+        return [record for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")) for record in wandb_records(path)]
+
+    def ended() -> list[int]:
+        return [record.exit.exit_code for record in stored() if record.WhichOneof("record_type") == "exit"]
+
+    wait(lambda: len(ended()) == 2, 30)  # wandb's own process writes a moment after it said that it was done
+    seen = {}
+    for record in stored():
+        if record.WhichOneof("record_type") == "run":
+            assert (record.run.run_id, record.run.project) == (folder.name, "ours")
+        if record.WhichOneof("record_type") == "history":
+            row = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+            seen[row["_step"]] = row["accuracy_mean"]
     assert seen == {line["round"]: line["accuracy_mean"] for line in lines}
-    assert ended == [0, 0]
+    assert ended() == [0, 0]

@@ -114,7 +114,7 @@ def test_a_service_that_is_asked_to_end_takes_its_ray_with_it(tmp_path):
     head = psutil.Process(json.loads((server.folder / "ray.json").read_text())["pid"])
     server.process.terminate()
     assert server.process.wait(30) == 0
-    assert head.wait(30) is None
+    assert head.wait(120) is None  # Ray ends its processes one by one, which takes its time on a busy machine
     assert not (server.folder / "ray.json").exists()
 
 
