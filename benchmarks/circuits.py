@@ -92,10 +92,9 @@ def controls(seeds: list[int], out: Path) -> None:
         data, weights = gather(spec.data, seed), load_file(folder_of("depth", seed, out) / "model.safetensors")
         for view in VIEWS:
             for name, trained in (("untrained", {}), ("depth", weights)):
-                mine = {
-                    k.removeprefix(f"{view}/"): v for k, v in trained.items() if k.startswith(f"{view}/") and "/head" not in k
-                }
-                found.setdefault((name, view), []).append(_judged(spec, data, view, mine))
+                own = {key.removeprefix(f"{view}/"): value for key, value in trained.items() if key.startswith(f"{view}/")}
+                headless = {key: value for key, value in own.items() if not key.startswith("head.")}
+                found.setdefault((name, view), []).append(_judged(spec, data, view, headless))
     for (name, view), figures in found.items():
         own = [{figure: one[figure] for figure in TASKS["function"] if figure in one} for one in figures]
         print(f"{'function':12} {view + ', ' + name:20} {shown(own)}")

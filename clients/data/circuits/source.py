@@ -172,9 +172,8 @@ class _Maker:
         usual_NT = self.tokens["netlist"].ids_NT[rows]
         width = usual_NT.shape[1] // 2
         others = (of_netlist(restructured(self.circuits.netlist(row)), width) for row in rows)
-        return np.stack([usual if other is None else other for usual, other in zip(usual_NT, others, strict=True)])[
-            :, None
-        ].astype(np.int32)
+        chosen = [usual_T if other_T is None else other_T for usual_T, other_T in zip(usual_NT, others, strict=True)]
+        return np.stack(chosen)[:, None].astype(np.int32)
 
     def _public(self) -> Samples | None:
         wanted, kept = self.options.public, self.parts.validation
