@@ -157,6 +157,7 @@ class _Assessor:
         self.answers: dict[str, np.ndarray] = {"truth": self.truth, "client": self.client}
 
     def run(self) -> Assessment:
+        """Run every trial and judge what came out."""
         started = time.perf_counter()
         calibrated = self.recipe.needs_calibration if isinstance(self.recipe, Recipe) else _codec(self.recipe).needs_calibration
         classes = self.train.y_N.unique().tolist()

@@ -161,6 +161,7 @@ class _Calibrator:
 
     @torch.no_grad()
     def run(self) -> Quantised:
+        """Calibrate block by block, each on what the quantised ones before it give, and return the model."""
         if self.recipe.needs_calibration:
             trace = Trace(self.inner, self.blocks, self.batches)
             hidden = trace.first
