@@ -4,7 +4,7 @@
     python benchmarks/circuits.py --tasks area function                 some
 
 Tasks are labels of experiments/circuits_tasks.toml. Area and delay stand beside the line through the gate count, probability
-beside its mean, functional similarity (DeepGate2's loss) and equivalence beside the same model untrained and trained to tell
+beside its mean, functional similarity and equivalence beside the same model untrained and trained to tell
 depths, which is structure alone. Other functions are easily told from a rewriting, so that there is also a netlist with one
 inverter wrong, which no look at structure tells. Finished runs are not run again.
 """

@@ -1,9 +1,11 @@
 """Labels of one modality: how far predictions of classes, numbers and functions are off.
 
-Numbers are fitted standardised, by the mean squared error. Functions are fitted as in DeepGate2 (Shi et al., arXiv:2305.16373
-and its code): the distance of two embeddings, 1 - cos, is to follow the share of patterns on which the functions differ. Both
-are brought to mean 0 and deviation 1, and the loss is their mean absolute difference. There the pairs are nodes of one circuit
-with about the same probability of a 1; here they are all pairs of a batch.
+Numbers are fitted standardised, by the mean squared error. Functions are fitted much as in DeepGate2 (Shi et al.,
+arXiv:2305.16373 and its code): the distance of two embeddings, 1 - cos, is to follow the share of patterns on which the
+functions differ. Both are brought to mean 0 and deviation 1. There the pairs are nodes of one circuit with about the same
+probability of a 1, the model can tell probabilities already, and the loss is the mean absolute difference; here they are all
+pairs of a batch, the model starts from nothing, and the difference is squared: absolute, it is lowest for a few distances far
+from many equal ones, and nothing is learnt.
 
 Shapes: N = samples, B = batch, D = width, V = texts of a sample, P = patterns, K = classes, Q = pairs.
 """
@@ -27,10 +29,13 @@ def standardised(labels_N: Tensor, number: Number) -> Tensor:
 
 
 def likeness(embedding_BD: Tensor, truth_BP: Tensor) -> Tensor:
-    """Return DeepGate2's loss over all pairs of a batch; 0 for fewer than three samples, whose distances cannot vary."""
+    """Return how badly distances follow those of functions over all pairs of a batch: about 2 (1 - r), r Pearson's.
+
+    It is 0 for fewer than three samples, whose distances cannot vary.
+    """
     if len(embedding_BD) < 3:
         return embedding_BD.sum() * 0
-    return F.l1_loss(_normal(_apart(F.normalize(embedding_BD, dim=1))), _normal(_differing(truth_BP)))
+    return F.mse_loss(_normal(_apart(F.normalize(embedding_BD, dim=1))), _normal(_differing(truth_BP)))
 
 
 def _normal(values_Q: Tensor) -> Tensor:

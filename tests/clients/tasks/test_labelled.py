@@ -34,13 +34,13 @@ def apart(a, b) -> float:
     return 1 - float(a @ b / (a.norm() * b.norm()))
 
 
-def test_likeness_is_deepgate2s_loss():
+def test_likeness_is_how_far_normalised_distances_are_from_those_of_functions():
     z_BD, truth_BP = torch.randn(7, 5, generator=stream(), dtype=torch.float64), bits(7)
     pairs = list(itertools.combinations(range(7), 2))
     distances = np.array([apart(z_BD[i], z_BD[j]) for i, j in pairs])
     functions = np.array([float((truth_BP[i] != truth_BP[j]).double().mean()) for i, j in pairs])
     normal = [(values - values.mean()) / values.std(ddof=1) for values in (distances, functions)]
-    assert likeness(z_BD, truth_BP).item() == pytest.approx(np.abs(normal[0] - normal[1]).mean(), abs=1e-6)
+    assert likeness(z_BD, truth_BP).item() == pytest.approx(((normal[0] - normal[1]) ** 2).mean(), abs=1e-6)
 
 
 @pytest.mark.parametrize("samples", [1, 2])
