@@ -4,9 +4,9 @@
     python benchmarks/circuits.py --tasks area function                 some
 
 Tasks are labels of experiments/circuits_tasks.toml. Area and delay stand beside the line through the gate count, probability
-beside its mean, functional similarity and equivalence beside the same model untrained and trained to tell
-depths, which is structure alone. Other functions are easily told from a rewriting, so that there is also a netlist with one
-inverter wrong, which no look at structure tells. Finished runs are not run again.
+beside its mean, functional similarity and equivalence beside the same model untrained and trained to tell depths, which is
+structure alone. Rewritings look unlike other circuits' netlists, so they are also compared with the circuit's own netlist with
+one inverter wrong. Finished runs are not run again.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def learnt(task: str, seeds: list[int], out: Path) -> None:
     finals = [json.loads((folder_of(task, seed, out) / "result.json").read_text())["final"] for seed in seeds]
     for view in VIEWS:
         own = [{figure: final[f"{figure}_{view}"] for figure in TASKS[task] if f"{figure}_{view}" in final} for final in finals]
-        print(f"{task:12} {view:20} {shown(own)}", flush=True)
+        print(f"{task:12} {view:28} {shown(own)}", flush=True)
 
 
 def baseline(seeds: list[int]) -> None:
@@ -87,7 +87,7 @@ def baseline(seeds: list[int]) -> None:
     circuits = make(options.circuits, CORPUS_SEED)
     parts = split(circuits, options.split, CORPUS_SEED)
     for name, score in gate_count_baseline(circuits, parts.train, parts.test).items():
-        print(f"{name:12} {'gate count':20} mape {score.mape:.3f}, r2 {score.r2:.3f} ({len(parts.train)} circuits to fit)")
+        print(f"{name:12} {'gate count':28} mape {score.mape:.3f}, r2 {score.r2:.3f} ({len(parts.train)} circuits to fit)")
 
 
 def functions(seeds: list[int], out: Path) -> None:
@@ -152,12 +152,12 @@ def main() -> None:
     args = parser.parse_args()
     start_ray("local", 1)
     for task in args.tasks:
-        if task != "function":
+        if task == "function":
+            functions(args.seeds, args.out)
+        else:
             learnt(task, args.seeds, args.out)
     if {"area", "delay_ps"} & set(args.tasks):
         baseline(args.seeds)
-    if "function" in args.tasks:
-        functions(args.seeds, args.out)
     ray.shutdown()
 
 

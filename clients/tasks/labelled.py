@@ -4,8 +4,7 @@ Numbers are fitted standardised, by the mean squared error. Functions are fitted
 arXiv:2305.16373 and its code): the distance of two embeddings, 1 - cos, is to follow the share of patterns on which the
 functions differ. Both are brought to mean 0 and deviation 1. There the pairs are nodes of one circuit with about the same
 probability of a 1, the model can tell probabilities already, and the loss is the mean absolute difference; here they are all
-pairs of a batch, the model starts from nothing, and the difference is squared: absolute, it is lowest for a few distances far
-from many equal ones, and nothing is learnt.
+pairs of a batch, the model starts from nothing, and the difference is squared: by absolute ones it learnt nothing of netlists.
 
 Shapes: N = samples, B = batch, D = width, V = texts of a sample, P = patterns, K = classes, Q = pairs.
 """
