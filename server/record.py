@@ -169,6 +169,8 @@ class Record:
         line |= _compressed(tally)
         if evaluation is not None and (figures := evaluation.further()):
             line["figures"] = figures
+        if metrics:
+            line["training"] = metrics
         self.result["rounds"].append(line)
         self._cohort = sorted(tally.sampled)
         for client in tally.replied:

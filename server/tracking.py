@@ -42,6 +42,7 @@ def trackers(spec: Experiment, record: Record) -> list[Listener]:
 def _numbers(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Yield a round's figures: what is a number and was measured, and how many clients failed."""
     yield "failed", len(line["failed"])
+    yield from line.get("training", {}).items()
     yield from line.get("figures", {}).items()
     for key, value in line.items():
         if key != "round" and isinstance(value, (int, float)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from .reading import (
     client_accuracies,
     label_counts,
     learning_curve,
+    loss_curves,
     retrieval_curve,
     standing,
 )
@@ -145,6 +146,15 @@ def draw_retrieval(axes: Axes, rounds: Sequence[int], recalls: Sequence[float], 
     _round_axis(axes)
 
 
+def draw_losses(figure: Figure, curves: Mapping[str, tuple[list[int], list[float]]]) -> None:
+    """Draw training losses over rounds: side by side, each on its own scale, since types differ in what they are to learn."""
+    for axes, (name, (rounds, losses)) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        axes.plot(rounds, losses, color=ACCENT, linewidth=1.6, marker=_marker(len(rounds)), markersize=3)
+        axes.set_title(name, fontsize=9)
+        axes.set_ylabel("training loss of the sampled clients" if len(curves) == 1 else "training loss")
+        _round_axis(axes)
+
+
 def draw_clients(axes: Axes, clients: NDArray[np.int64], accuracy: NDArray[np.float64], majority: float | None) -> None:
     """Draw each client's accuracy: sorted bars for up to 40 clients, beyond that a histogram over a rug."""
     few = len(clients) <= 40
@@ -212,7 +222,7 @@ def run_pictures(record: Record) -> list[Picture]:
     """Return the figures of one run; what has no data is left out, and one round makes no curve."""
     curve, figures = learning_curve(record), standing(record)
     majority = figures.get("majority_class")
-    losses = [(entry["round"], entry["train_loss"]) for entry in record["rounds"] if entry["train_loss"] is not None]
+    losses = loss_curves(record)
     clients, accuracy = client_accuracies(record)
     counts_NC = label_counts(record)
 
@@ -227,11 +237,6 @@ def run_pictures(record: Record) -> list[Picture]:
     def over_cost(axes: Axes, cost: str) -> None:
         draw_accuracy(axes, curve, getattr(curve, cost), majority)
         _cost_axis(axes, cost)
-
-    def loss(axes: Axes) -> None:
-        axes.plot(*zip(*losses, strict=True), color=ACCENT, linewidth=1.6, marker=_marker(len(losses)), markersize=3)
-        axes.set_ylabel("training loss of the sampled clients")
-        _round_axis(axes)
 
     rounds, recalls, chance = retrieval_curve(record)
 
@@ -250,7 +255,7 @@ def run_pictures(record: Record) -> list[Picture]:
         known = [cost for cost in OVER if curve.knows(cost)]
         pictures += [picture(OVER[cost][0], _single(partial(over_cost, cost=cost))) for cost in known]
     if in_rounds and losses:
-        pictures.append(picture("Training loss", _single(loss)))
+        pictures.append(picture("Training loss", lambda f: draw_losses(f, losses), wide=len(losses) > 1))
     if len(clients):
         pictures.append(picture("Accuracy of each client", _single(lambda a: draw_clients(a, clients, accuracy, majority))))
     if counts_NC is not None:

@@ -102,6 +102,22 @@ def retrieval_curve(record: Record) -> tuple[list[int], list[float], list[float]
     return [entry["round"] for entry in known], recalls, chance
 
 
+def loss_curves(record: Record) -> dict[str, tuple[list[int], list[float]]]:
+    """Return rounds and training losses of the sampled clients, by type; types without labels share a loss, and a curve."""
+    types = (record["partition"] or {}).get("types", {})
+    shared = ", ".join(name for name, kind in types.items() if kind["target"] is None)
+    curves = {}
+    for name in (shared, *(name for name, kind in types.items() if kind["target"] is not None)):
+        by_round = {
+            entry["round"]: entry["train_loss"] if name == shared else entry.get("training", {}).get(f"train_loss_{name}")
+            for entry in record["rounds"]
+        }
+        known = {number: loss for number, loss in by_round.items() if loss is not None}
+        if known:
+            curves[name] = list(known), list(known.values())
+    return curves
+
+
 def _evaluated(entry: Record) -> bool:
     return entry["accuracy_mean"] is not None or "figures" in entry
 

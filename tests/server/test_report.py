@@ -26,6 +26,7 @@ from fedcosim.server.report.reading import (
     format_seconds,
     label_counts,
     learning_curve,
+    loss_curves,
     standing,
 )
 
@@ -320,6 +321,13 @@ def test_cumulative_bytes_count_rounds_without_evaluation():
     for i, last in enumerate(curve.round):
         assert curve.upload_bytes[i] == sum(e["bytes_up"] for e in record["rounds"] if e["round"] <= last)
         assert curve.worst[i] == record["rounds"][last - 1]["accuracy_worst"]
+
+
+def test_rounds_without_a_training_loss_are_gaps_in_its_curve():
+    record = make_record(last=4)
+    record["rounds"][1]["train_loss"] = None
+    losses = [line["train_loss"] for line in record["rounds"]]
+    assert loss_curves(record) == {"": ([1, 3, 4], [losses[0], *losses[2:]])}
 
 
 def test_cumulative_bytes_do_not_overflow():

@@ -28,6 +28,7 @@ from fedcosim.core.records import WEIGHT_KEY, array_bytes, array_record, tensors
 from fedcosim.server.grid import RayGrid
 from fedcosim.server.record import Checkpoints
 from fedcosim.server.report import record_schema
+from fedcosim.server.report.reading import loss_curves
 from fedcosim.server.rounds import Rounds
 from fedcosim.server.run import resumable, resume, run
 from fedcosim.server.server_app import roster, setting
@@ -280,6 +281,17 @@ def test_the_record_says_who_is_accurate_and_who_retrieves(finished):
     smooth = np.mean([one["figures"]["retrieval_sum_1_5_10"] for one in record["rounds"]])
     assert final["retrieval_sum_1_5_10_last3"] == pytest.approx(smooth)
     assert 0 < final["gate_image"] < 1
+
+
+def test_every_round_has_the_training_loss_of_every_type(finished):
+    """Classes and pairs have losses of their own: one number of both would say nothing."""
+    record = result(finished)
+    assert all({"train_loss_image", "train_loss_text", "gate_image"} <= line["training"].keys() for line in record["rounds"])
+    curves = loss_curves(record)
+    assert list(curves) == ["image+text", "image", "text"]
+    numbers = [line["round"] for line in record["rounds"]]
+    assert curves["image+text"] == (numbers, [line["train_loss"] for line in record["rounds"]])
+    assert curves["text"] == (numbers, [line["training"]["train_loss_text"] for line in record["rounds"]])
 
 
 def test_the_number_of_workers_and_flowers_own_loop_do_not_change_a_byte(finished, runs):
