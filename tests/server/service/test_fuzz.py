@@ -30,7 +30,7 @@ def test_a_thousand_bad_requests_cause_no_internal_error(tmp_path):
         operation = result.ok()
 
         @given(case=operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
-        @settings(max_examples=EACH, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+        @settings(max_examples=EACH, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
         def ask(case):
             if "experiment_id" in case.path_parameters and len(statuses) % 2:
                 case.path_parameters["experiment_id"] = known
