@@ -85,6 +85,7 @@ def multiplier(words: int, columns: int, cell_bits: int, dac_bits: int) -> Any:
 
     @njit(nogil=True, cache=True)
     def multiply(x_NGTAW, cells_GTOCBW, table_CY, idle, histogram, acc_NGO):  # type: ignore[no-untyped-def]
+        """Multiply as the outer function says."""
         vectors, groups, tiles, bits = x_NGTAW.shape[:4]
         outputs = cells_GTOCBW.shape[2]
         coarse, clipped = 0, 0

@@ -377,6 +377,7 @@ def comparison_pictures(records: Sequence[Record], methods: Sequence[str]) -> li
     order = list(dict.fromkeys(method for _, method in curves))
 
     def draw(figure: Figure, over: str) -> None:
+        """Draw every run's mean accuracy over a column of its curve: rounds, bytes or a cost."""
         axes = figure.subplots()
         for curve, method in curves:
             i = order.index(method)

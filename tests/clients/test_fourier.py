@@ -66,7 +66,7 @@ def test_a_white_image_reaches_the_sensitivity():
 
 
 @pytest.mark.parametrize("bins", BINS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(images=arrays(np.float32, (4, 2, 5, 6), elements=pixels), labels=st.lists(st.integers(0, 2), min_size=4, max_size=4))
 def test_one_record_moves_all_sums_together_by_at_most_the_sensitivity(bins, images, labels):
     """Of the stacked vector of all classes: that is why one Gaussian release covers them."""

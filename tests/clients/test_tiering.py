@@ -6,7 +6,7 @@ import math
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small import small
 
@@ -62,7 +62,6 @@ def test_the_pages_are_those_of_the_work(optimizer_bytes, per_sample, pages):
     assert set(trace.pages_N.tolist()) == set(range(pages))
 
 
-@settings(deadline=None)
 @given(
     weights=st.integers(1, 10**10), activations=st.integers(0, 10**11), time_s=st.floats(1e-5, 1e3), moments=st.integers(0, 2)
 )

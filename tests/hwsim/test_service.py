@@ -270,7 +270,7 @@ TINY_MODELS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(requests(TINY_MODELS), st.data(), st.integers(1, 3))
 def test_no_message_is_an_internal_error(roofline, request, data, changes):
     """Valid requests with fields set to extremes get a finite answer, or a status that blames them."""

@@ -323,7 +323,7 @@ def test_cumulative_bytes_count_rounds_without_evaluation():
         assert curve.worst[i] == record["rounds"][last - 1]["accuracy_worst"]
 
 
-def test_rounds_without_a_training_loss_are_gaps_in_its_curve():
+def test_rounds_without_a_training_loss_are_left_out_of_its_curve():
     record = make_record(last=4)
     record["rounds"][1]["train_loss"] = None
     losses = [line["train_loss"] for line in record["rounds"]]

@@ -10,7 +10,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from small import SMALL, setting
@@ -219,7 +219,6 @@ def test_varied_images_move_by_eta_grey_levels_to_where_the_random_mixture_grows
     assert (after_N > before_N).float().mean() > 0.95
 
 
-@settings(deadline=None)
 @given(
     shares_M=arrays(np.float32, st.integers(1, 6), elements=st.floats(0, 1, width=32)).filter(lambda a: a.sum() > 0.1),
     size=st.floats(0, 0.99),

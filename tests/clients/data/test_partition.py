@@ -15,7 +15,7 @@ KINDS = [
     {"partition": "shard", "shards_per_client": 2},
 ]
 kinds = st.sampled_from(KINDS)
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def of(**fields) -> DataOptions:

@@ -109,7 +109,7 @@ def test_log_likelihoods_are_judged_too_without_mcnemar():
     assert made.worst.drop == pytest.approx(0.3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from("abc")), min_size=5, max_size=80))
 def test_drops_of_groups_add_up_to_the_average(rows):
     before, after, who = zip(*rows, strict=True)

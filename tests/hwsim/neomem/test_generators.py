@@ -7,7 +7,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedcosim.hwsim.neomem import training
@@ -33,7 +33,6 @@ def pages_of(generator: str, pages: int = 1000, accesses: int = 100_000, **own: 
     return generate(options, pages, 4096, 1).pages_N
 
 
-@settings(deadline=None)  # the first call compiles
 @given(
     generator=st.sampled_from(get_args(Generator)),
     pages=st.integers(2, 500),
@@ -50,7 +49,6 @@ def test_traces_have_the_length_and_the_pages_asked_for_and_repeat(generator, pa
     assert trace.sha256 == again.sha256
 
 
-@settings(deadline=None)
 @given(generator=st.sampled_from(get_args(Generator)), piece=st.integers(1, 4000), phases=st.integers(1, 4))
 def test_pieces_change_nothing(generator, piece, phases):
     """They are how often it is asked whether to go on."""
@@ -141,7 +139,6 @@ def test_training_step_makes_as_many_passes_over_memory_as_its_optimizer_needs(o
     assert trace.pages == (2 + (passes - 7) // 2) * 100
 
 
-@settings(deadline=None)
 @given(
     param_count=st.integers(1, 10**6),
     optimizer=st.sampled_from(["sgd", "momentum", "adam"]),

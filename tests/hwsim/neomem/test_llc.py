@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -34,7 +34,6 @@ def plain_cache(lines: list[int], writes: list[int], sets: int, ways: int) -> li
     return out
 
 
-@settings(deadline=None)  # the first call compiles
 @given(
     lines=arrays(np.int64, st.integers(1, 300), elements=st.integers(0, 40)),
     sets=st.integers(1, 5),

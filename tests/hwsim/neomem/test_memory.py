@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedcosim.hwsim.neomem.cost import Costs
@@ -45,7 +45,6 @@ class PlainLists:
         return cold
 
 
-@settings(deadline=None)  # the first call compiles
 @given(
     fast=st.integers(0, PAGES),
     rounds=st.lists(

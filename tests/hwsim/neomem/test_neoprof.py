@@ -77,7 +77,6 @@ class PlainDevice:
                 self.dropped += 1
 
 
-@settings(deadline=None)  # the first call compiles
 @given(a=keys, b=keys, seed=st.integers(0, 1000))
 def test_h3_is_linear_over_xor(a, b, seed):
     """What makes it an H3 family: h(a xor b) = h(a) xor h(b), and so h(0) = 0."""
@@ -94,7 +93,6 @@ def test_rows_hash_differently():
     assert (columns_PD[:, 0] == columns_PD[:, 1]).mean() < 0.001
 
 
-@settings(deadline=None)  # the first call compiles
 @given(
     pages=streams,
     theta=st.integers(0, 5),
@@ -117,7 +115,6 @@ def test_device_does_what_a_plain_model_does(pages, theta, bits, overflow, rows)
     assert device.dropped == plain.dropped
 
 
-@settings(deadline=None)  # the first call compiles
 @given(pages=streams, data=st.data())
 def test_sketch_never_under_estimates_what_it_was_fed(pages, data):
     """Fed are reads without repeats; against raw accesses the claim would be false."""
@@ -181,7 +178,6 @@ def test_histogram_puts_counts_into_their_bins(value, bin_):
     assert bins == expected
 
 
-@settings(deadline=None)  # the first call compiles
 @given(pages=streams)
 def test_histogram_counts_every_counter(pages):
     """Zero counters too: the threshold's quantile is one of all counters."""
@@ -271,7 +267,7 @@ def test_counting_pauses_while_the_histogram_is_read():
     assert device.fed == 64 - 14  # 1310.72 us of accesses that take 100 us each
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(interval=st.integers(1, 9))
 def test_sampling_looks_at_one_cycle_in_interval_plus_one(interval):
     """The sampler is one of time, so it takes accesses as if at random."""

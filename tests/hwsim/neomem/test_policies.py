@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from neomem_runs import of_trace, simulation, synthetic
@@ -28,7 +28,6 @@ def promotions_by_second(run) -> np.ndarray:
     return np.diff(totals)
 
 
-@settings(deadline=None)  # the first call compiles
 @given(pages_N=arrays(np.int32, st.integers(1, 100), elements=st.integers(0, 20)), count=st.integers(0, 25))
 def test_hottest_are_the_most_accessed_and_ties_go_to_low_numbers(pages_N, count):
     """By sorting pairs."""

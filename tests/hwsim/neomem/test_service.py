@@ -136,7 +136,7 @@ SMALL = st.one_of(
 PLATFORMS = st.sampled_from([{"fast_to_slow": 0.5}, {"fast_bytes": 2**24, "slow_bytes": 2**40}])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(SMALL, st.sampled_from(list(POLICIES)), PLATFORMS, st.data(), st.integers(1, 3))
 def test_no_message_is_an_internal_error(remote, fields, policy, memory, data, changes):
     """Valid requests with fields set to extremes get a finite answer, or a status that blames them, or take too long."""

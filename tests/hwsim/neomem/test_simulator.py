@@ -25,7 +25,7 @@ from fedcosim.hwsim.neomem.simulator import Simulation
 from fedcosim.hwsim.simulator import HwsimError, Job
 
 policies = st.sampled_from(list(POLICIES))
-quick = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 EAGER = {  # settings with which a short trace makes every policy move pages
     "neomem": {"theta0": 1, "threshold_period_s": 0.05, "histogram_period_s": 0.05, "clear_period_s": 0.2},
     "autonuma": {"scan_delay_ms": 10, "scan_period_min_ms": 10, "scan_period_max_ms": 30},

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -57,7 +57,6 @@ def test_checksum_is_castagnoli_s(content, crc):
     assert checksum(content) == crc
 
 
-@settings(deadline=None)  # the first call compiles
 @given(
     pages_N=arrays(np.int32, st.integers(1, 200), elements=st.integers(0, 2**31 - 2)),
     wide=st.booleans(),

@@ -108,7 +108,7 @@ def test_steps_and_errors_of_a_golden_histogram(adc, operations, squares):
     assert (adc.convert(y).value - y) ** 2 @ count == squares
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     n1=st.integers(0, 5),
     n2=st.integers(1, 8),
@@ -133,7 +133,6 @@ def test_every_twin_range_is_a_search_one_comparison_at_a_time(n1, n2, d1, m, st
     assert (error[done.coarse & ~done.clipped] <= d1 * 2**m / 2).all()
 
 
-@settings(deadline=None)
 @given(y=st.floats(0, 128), n1=st.integers(0, 4), m=st.integers(0, 4))
 def test_noisy_bit_lines_are_converted_where_the_thresholds_are(y, n1, m):
     """A table has two levels a step, since thresholds lie at multiples of half a step."""
@@ -161,7 +160,6 @@ def test_the_rule_for_monotone_seams_accepts_nothing_else():
                         assert trq(n1, n2, d1, m).is_monotone(128), (n1, n2, d1, m)
 
 
-@settings(deadline=None)
 @given(counts=st.lists(st.integers(0, 20), min_size=10, max_size=10).filter(any), bits=st.integers(0, 2))
 def test_no_levels_beat_lloyd_max_in_mean_square(counts, bits):
     """It is the bound that it is offered as; the oracle tries all sets of levels."""

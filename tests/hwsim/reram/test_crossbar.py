@@ -45,7 +45,7 @@ def test_lossless_converters_give_the_exact_product(encoding, cell_bits, inputs,
     assert np.array_equal(crossbars.exact(x), expected)
 
 
-@settings(max_examples=15, deadline=None)  # each geometry is compiled
+@settings(max_examples=15)  # each geometry is compiled
 @given(
     rows=st.sampled_from([1, 5, 100, 128]),
     cell_bits=st.sampled_from([1, 2, 8]),
@@ -125,7 +125,7 @@ def test_neither_batches_nor_threads_change_a_bit(crossbars):
         assert np.array_equal(other.histogram_CIY, whole.histogram_CIY)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     n1=st.integers(0, 4),
     n2=st.integers(1, 5),

@@ -21,7 +21,7 @@ def renamed(truth: list[int], order: list[int], inverted: int, complement: int) 
     return np.array(table, dtype=np.uint8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(truth=tables, data=st.data())
 def test_renaming_and_inverting_inputs_and_output_keeps_the_key(truth, data):
     inputs = len(truth).bit_length() - 1

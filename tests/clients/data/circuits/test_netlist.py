@@ -20,7 +20,7 @@ def netlists(draw) -> Netlist:
     return Netlist(inputs, np.array(pairs, dtype=np.int32), 2 * (inputs + gates - 1) + draw(st.integers(0, 1)))
 
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 
 @quick

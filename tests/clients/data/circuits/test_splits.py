@@ -11,7 +11,7 @@ from fedcosim.clients.data.circuits import FAMILIES, SilosOptions, SplitOptions,
 from fedcosim.core.errors import DataError, SpecError
 from fedcosim.core.options import validate
 
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 seeds = st.integers(0, 2**32)
 
 
